@@ -1,0 +1,28 @@
+"""flexattn: distil a teacher's terms into a student small enough to audit, one logged character a step.
+
+The way through the house, and who lives where:
+
+    config      one strict YAML file           errors      one line for what a user can mend
+    corpus      teacher answers                lexicon     catalog, hits, gate, banned terms
+    env         the step, its reward, masks    attention   per-query windows; can be lifted out
+    episode     run(env, policy) -> steps      agents      masked discrete SAC, tables, checkpoints
+    audit       log, seals, reading            evaluation  metrics, statistics, acceptance
+
+Verbs, each `python -m flexattn.<verb>`: train, generate, replay, catalog, bench.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+__version__ = "0.1.0"
+
+# attention can be used where the environment's libraries are not installed
+if find_spec("gymnasium") is not None:
+    from gymnasium.envs.registration import register
+
+    register(
+        id="flexattn/Lexical-v0",
+        entry_point="flexattn.env.lexical:LexicalEnv",
+        vector_entry_point="flexattn.env.vector:LexicalVectorEnv",
+    )
