@@ -1,0 +1,146 @@
+"""A checkpoint is a folder of two files, tensors.safetensors and state.json; never pickle.
+
+It is written beside its place, flushed to disk and renamed, so that it is either whole or absent.
+state.json holds the SHA-256 of the tensors, so that a damaged one is seen and skipped with a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flexattn.errors import CheckpointError
+
+SCHEMA = "flexattn.checkpoint/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on as if it had never stopped."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def module(self, name: str) -> dict[str, Tensor]:
+        """The state dict that was saved under `name`."""
+        prefix = f"{name}."
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int) -> Path:
+    """Write checkpoint `step` into `folder` and drop all but the newest `keep`.
+
+    Returns: the checkpoint's own folder.
+    """
+    place = folder / f"step-{step:08d}"
+    aside = folder / f".writing-{step:08d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, aside / "tensors.safetensors")
+    described = {"schema": SCHEMA, "step": step, "sha256": _sha256(aside / "tensors.safetensors"), **state}
+    (aside / "state.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
+    for file in aside.iterdir():
+        _flush(file)
+    shutil.rmtree(place, ignore_errors=True)
+    aside.rename(place)
+    _flush(folder)
+    for old in _folders(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest sound checkpoint, or None; and one line for each damaged one that was skipped."""
+    skipped: list[str] = []
+    for place in reversed(_folders(folder)):
+        try:
+            return load(place), skipped
+        except CheckpointError as error:
+            skipped.append(f"{error}; going back to the one before")
+    return None, skipped
+
+
+def load(place: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises: CheckpointError where a file is missing, cut or was changed.
+    """
+    try:
+        state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        found, expected = _sha256(place / "tensors.safetensors"), state["sha256"]
+        if found != expected:
+            raise CheckpointError(
+                f"{place / 'tensors.safetensors'}: SHA-256 is {found[:8]}, expected {expected[:8]}; it was damaged"
+            )
+        return Checkpoint(int(state["step"]), load_file(place / "tensors.safetensors"), state)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"{place}: is no whole checkpoint ({type(error).__name__})") from None
+
+
+def module_tensors(name: str, module: nn.Module) -> dict[str, Tensor]:
+    """A module's state dict with `name` in front of every key."""
+    return {f"{name}.{key}": value for key, value in module.state_dict().items()}
+
+
+def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts as tensors."""
+    state = optimiser.state_dict()["state"]
+    return {f"{name}.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put back what `optimiser_tensors` took."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in checkpoint.module(name).items():
+        index, _, field = key.partition(".")
+        entries.setdefault(int(index), {})[field] = value
+    described = optimiser.state_dict()
+    described["state"] = entries
+    optimiser.load_state_dict(described)
+
+
+def array_tensors(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """NumPy arrays as tensors, packed words as int64 of the same bits."""
+    tensors = {}
+    for key, values in arrays.items():
+        plain = values.view(np.int64) if values.dtype == np.uint64 else values
+        tensors[f"{name}.{key}"] = torch.from_numpy(np.ascontiguousarray(plain))
+    return tensors
+
+
+def restore_arrays(name: str, arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint) -> None:
+    """Copy what `array_tensors` took back into `arrays`, in place."""
+    saved = checkpoint.module(name)
+    for key, values in arrays.items():
+        plain = values.view(np.int64) if values.dtype == np.uint64 else values
+        plain[...] = saved[key].numpy()
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""The formulas of masked discrete SAC, pure: values in, values out, the paper's letters.
+
+Sums run over legal actions and means over positions, since |A(s)| changes from step to step.
+Source: discrete SAC, Christodoulou 2019, arXiv:1910.07207; the entropy target kappa log|A(s)| and
+the decomposition Q = Q_0 + Q_h + Q_p are this project's (SPEC section 7).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_value(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
+    """V(s) = sum over a in A(s) of pi(a|s) [min_i Q_i(s, a) - alpha log pi(a|s)].
+
+    Args:
+      log_pi: log pi(.|s), [..., A]; finite, so illegal actions weigh exactly 0.
+      q_min: smaller of the twin soft Q, [..., A], reward units, finite.
+      alpha: temperature, > 0, reward units per nat.
+
+    Returns: V(s), [...], reward units.
+    """
+    return (log_pi.exp() * (q_min - alpha * log_pi)).sum(-1)
+
+
+def policy_loss(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
+    """J_pi(s) = sum over a in A(s) of pi(a|s) [alpha log pi(a|s) - min_i Q_i(s, a)], [...]."""
+    return -soft_value(log_pi, q_min, alpha)
+
+
+def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
+    """y = r + gamma (1 - terminated) V(s'); a truncated step bootstraps, a terminated one doesn't."""
+    return reward + gamma * torch.where(terminated, torch.zeros_like(next_value), next_value)
+
+
+def critic_loss(q: Tensor, y: Tensor, valid: Tensor) -> Tensor:
+    """J_Q = E 1/2 sum_i (Q_i - y)^2, Huber beyond an error of 1.
+
+    Args:
+      q: twin estimates, [2, ...], reward units.
+      y: targets, [...], without gradient.
+      valid: positions that exist, [...] bool.
+
+    Returns: scalar, the mean over valid positions.
+    """
+    error = F.huber_loss(q, y.expand_as(q), reduction="none").sum(0)
+    return mean_over(error, valid)
+
+
+def temperature_step(
+    log_alpha: Tensor, entropy: Tensor, target: Tensor, valid: Tensor, rate: float
+) -> Tensor:
+    """log alpha + rate * (H_tgt(s) - H(pi(.|s))): entropy too low, alpha rises.
+
+    Args:
+      log_alpha: scalar, log(reward units per nat).
+      entropy: H(pi(.|s)), [...], nats.
+      target: kappa log|A(s)|, [...], nats.
+      valid: positions that exist, [...] bool.
+      rate: alpha's learning rate, > 0.
+
+    Returns: the new log alpha, scalar.
+    """
+    return log_alpha + rate * mean_over(target - entropy, valid)
+
+
+def entropy_target(n_legal: Tensor, kappa: float) -> Tensor:
+    """H_tgt(s) = kappa log|A(s)|, nats; 0 where one action is legal."""
+    return kappa * torch.log(n_legal.to(torch.float32))
+
+
+def cloning_loss(log_pi: Tensor, teacher: Tensor, accepted: Tensor) -> Tensor:
+    """-log pi(teacher's action|s), the mean over accepted positions.
+
+    Args:
+      log_pi: [..., A].
+      teacher: teacher's action, [...] int64.
+      accepted: positions that exist and whose teacher action is legal, [...] bool.
+    """
+    chosen = log_pi.gather(-1, teacher.unsqueeze(-1)).squeeze(-1)
+    return -mean_over(chosen, accepted)
+
+
+def mean_over(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the True positions of `valid`; 0 where there is none."""
+    weight = valid.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)

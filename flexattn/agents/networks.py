@@ -1,0 +1,195 @@
+"""The actor sees what the student wrote; the critics see the teacher's future as well.
+
+Actor, autoregressive: Lh ~ pi_h(.|s), x = build_obs(h, Lh), Lp ~ pi_p(.|s, Lh), a ~ pi_char(.|x).
+Critics, twin: Q(s, Lh, Lp, a) = Q_0(s, a) + Q_h(s, Lh) + Q_p(s, Lp).
+
+`Sequence` is what an actor's signature accepts; `Foresight` is a type of its own that only
+`Critics` takes, so the future can't reach an actor by accident.
+Shapes: B answers, T steps, C windows, S sketch, Q question characters, F future characters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexattn.attention.encoder import Encoder, EncoderConfig
+from flexattn.config import AgentSection, AttentionSection, EnvSection
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What the actor may see at every step of a batch of answers.
+
+    Attributes:
+      token: character written before step t, PAD at the start, [B, T] int64.
+      sketch: decayed sketch of everything written, [B, T, S] float.
+      question: encoded question, [B, Q] int64, PAD right.
+      step: index of the step within the answer, [B, T] int64, from 0.
+    """
+
+    token: Tensor
+    sketch: Tensor
+    question: Tensor
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What only critics and rewards may see.
+
+    Attributes:
+      future: target character and what follows it, [B, T, 1 + F] int64.
+      covered: steps that stay inside the segment credited last, [B, T] float.
+    """
+
+    future: Tensor
+    covered: Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Table sizes that come from the domain rather than from the configuration."""
+
+    characters: int
+    known_characters: int
+    max_steps: int
+
+
+class Actor(nn.Module):
+    """Three autoregressive heads over one local-window encoder."""
+
+    def __init__(self, sizes: Sizes, env: EnvSection, agent: AgentSection, attention: AttentionSection) -> None:
+        """Build from the domain's sizes and three sections of the configuration."""
+        super().__init__()
+        dim, hidden = agent.char_dim, agent.hidden
+        self.windows = tuple(env.history_chars)
+        self.max_steps = sizes.max_steps
+        self.char = nn.Embedding(sizes.characters, dim)
+        self.step = nn.Embedding(sizes.max_steps, dim)
+        self.question = QuestionEncoder(sizes.known_characters, env.question_chars, dim)
+        self.encoder = Encoder(
+            EncoderConfig(
+                dim=dim, heads=attention.heads, kv_heads=attention.kv_heads,
+                position=attention.position, gate=attention.gate, impl=attention.impl,
+            )
+        )
+        self.context = nn.Linear(2 * dim + env.sketch_dim, hidden)
+        self.attended = nn.Linear(dim, hidden, bias=False)
+        self.body = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden))
+        self.history_head = nn.Sequential(
+            nn.Linear(3 * dim + env.sketch_dim, hidden // 2), nn.GELU(),
+            nn.Linear(hidden // 2, len(env.history_chars)),
+        )
+        self.cap_head = nn.Sequential(
+            nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Linear(hidden // 2, len(env.hit_cap_chars))
+        )
+        self.char_head = nn.Linear(hidden, sizes.characters)
+        nn.init.normal_(self.char.weight, std=dim**-0.5)
+        nn.init.normal_(self.step.weight, std=dim**-0.5)
+
+    def embed(self, seen: Sequence) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T, dim] and the part of a state that no window changes, [B, T, 2 dim + S]."""
+        question = self.question(seen.question).unsqueeze(1)                # [B, 1, dim]
+        token = self.char(seen.token)                                       # [B, T, dim]
+        step = self.step(seen.step.clamp(max=self.max_steps - 1))           # [B, T, dim]
+        fixed = torch.cat([question.expand_as(step), step, seen.sketch], -1)
+        return token + question, fixed
+
+    def history_logits(self, token: Tensor, fixed: Tensor) -> Tensor:
+        """Logits of pi_h(.|s), [B, T, |H|]."""
+        return self.history_head(torch.cat([token, fixed], -1))
+
+    def state(self, attended: Tensor, fixed: Tensor) -> Tensor:
+        """x = build_obs(h, Lh) after the body, [..., B, T, hidden]."""
+        return self.body(self.context(fixed) + self.attended(attended))
+
+    def all_windows(self, seen: Sequence) -> tuple[Tensor, Tensor]:
+        """pi_h's logits [B, T, |H|] and the state under every Lh, [|H|, B, T, hidden]."""
+        token, fixed = self.embed(seen)
+        attended = self.encoder.forward_multi(token, self.windows)          # [C, B, T, dim]
+        return self.history_logits(token, fixed), self.state(attended, fixed)
+
+    def one_window(self, seen: Sequence, window: Tensor) -> Tensor:
+        """The state under one Lh a position, [B, T, hidden].
+
+        Args:
+          seen: the batch.
+          window: Lh, [B, T] int32.
+        """
+        token, fixed = self.embed(seen)
+        return self.state(self.encoder(token, window), fixed)
+
+
+class Critics(nn.Module):
+    """Twin decomposable critics with the privileged channel; first axis: which twin."""
+
+    def __init__(self, sizes: Sizes, env: EnvSection, agent: AgentSection) -> None:
+        """Build from the domain's sizes and two sections of the configuration."""
+        super().__init__()
+        dim, hidden = agent.char_dim // 2, agent.hidden
+        self.max_steps = sizes.max_steps
+        self.char = nn.Embedding(sizes.characters, dim)
+        self.step = nn.Embedding(sizes.max_steps, dim)
+        self.question = QuestionEncoder(sizes.known_characters, env.question_chars, dim)
+        width = (3 + 1 + env.future_chars) * dim + env.sketch_dim + 2
+        self.first = TwinLinear(width, hidden)
+        self.second = TwinLinear(hidden, hidden)
+        self.value = TwinLinear(hidden, 1)
+        self.action = nn.Parameter(torch.randn(2, sizes.characters, hidden) * 0.1 * hidden**-0.5)
+        self.history_part = TwinLinear(hidden, len(env.history_chars))
+        self.cap_part = TwinLinear(hidden, len(env.hit_cap_chars))
+
+    def features(self, seen: Sequence, foresight: Foresight) -> Tensor:
+        """Features of (s, future) for both twins, [2, B, T, hidden]."""
+        token = self.char(seen.token)
+        step = self.step(seen.step.clamp(max=self.max_steps - 1))
+        question = self.question(seen.question).unsqueeze(1).expand_as(step)
+        future = self.char(foresight.future).flatten(-2)
+        on_target = (foresight.covered > 0).to(token.dtype).unsqueeze(-1)
+        covered = (foresight.covered / 8.0).to(token.dtype).unsqueeze(-1)
+        x = torch.cat([token, step, question, future, seen.sketch, on_target, covered], -1)
+        h = F.gelu(self.first(x.unsqueeze(0).expand(2, *x.shape)))
+        return F.gelu(self.second(h))
+
+    def char_values(self, h: Tensor) -> Tensor:
+        """Q_0(s, .) for every character, [2, B, T, |V|], reward units."""
+        return self.value(h) + torch.einsum("ibth,iah->ibta", h, self.action)
+
+    def char_value(self, h: Tensor, taken: Tensor) -> Tensor:
+        """Q_0(s, a) of the taken character alone, [2, B, T]; pays for one row of the table."""
+        rows = self.action[:, taken]                                        # [2, B, T, hidden]
+        return self.value(h).squeeze(-1) + (h * rows).sum(-1)
+
+
+class QuestionEncoder(nn.Module):
+    """A question's characters, each at its place, to one vector."""
+
+    def __init__(self, known_characters: int, places: int, dim: int, char_dim: int = 32) -> None:
+        """Take the alphabet's size, the places of an encoded question, and the widths."""
+        super().__init__()
+        self.char = nn.Embedding(known_characters, char_dim, padding_idx=0)
+        self.mix = nn.Sequential(nn.Linear(places * char_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, question: Tensor) -> Tensor:
+        """[B, Q] int64 -> [B, dim]."""
+        return self.mix(self.char(question).flatten(-2))
+
+
+class TwinLinear(nn.Module):
+    """Two independent linear maps in one product: [2, ..., in] -> [2, ..., out]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Initialise both maps as `torch.nn.Linear` does."""
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(2, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(2, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply map i to x[i]."""
+        flat = torch.baddbmm(self.bias, x.flatten(1, -2), self.weight)
+        return flat.view(*x.shape[:-1], -1)

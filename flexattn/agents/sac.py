@@ -1,0 +1,252 @@
+"""Masked discrete SAC over whole answers: exact expectations over Lh, Lp and the legal characters.
+
+All positions of a batch of answers are encoded in one pass; one row is one state. With K and V
+shared, the |H| windows cost |H| cheap attentions. Q is learned in its parts: the index gives the
+lexical gain under every cap at once, so Q_p learns from all of P at every step, not from the one
+that was taken (`critic_target: sum` learns from the taken one alone).
+
+Shapes: M states of the batch (each answer's last one included), N steps taken, C = |H|.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flexattn.agents import losses
+from flexattn.agents.masked import entropy, masked_log_softmax
+from flexattn.agents.networks import Actor, Critics, Foresight, Sequence, Sizes
+from flexattn.config import Config
+
+HEADS = ("history", "cap", "char")
+
+
+@dataclass(frozen=True)
+class CloneBatch:
+    """Teacher answers with noise in their history.
+
+    Attributes:
+      seen: what the actor sees, [B, T].
+      window: one Lh a position, [B, T] int32.
+      rows: positions that exist, [B, T] bool.
+      legal: A(s) of those positions, [N, |V|] bool.
+      teacher: the teacher's character, [N] int64.
+      accepted: it is legal there, [N] bool.
+    """
+
+    seen: Sequence
+    window: Tensor
+    rows: Tensor
+    legal: Tensor
+    teacher: Tensor
+    accepted: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Answers as the learner takes them.
+
+    Attributes:
+      seen: what the actor sees, [B, T + 1].
+      foresight: what critics see besides, [B, T + 1].
+      rows: states that exist, [B, T + 1] bool, M of them.
+      here: indices of the N steps among the M states; the next state is here + 1, [N].
+      legal: A(s), [M, |V|] bool.
+      taken: character taken, [N] int64.
+      history_choice: index into H, [N] int64.
+      cap_choice: index into P, [N] int64.
+      char_reward: base + eta1 chi_soft, [N].
+      history_cost: cost of every Lh, [|H|].
+      cap_reward: eta2 ler - cost for every Lp, [N, |P|].
+      terminated: the step ended the answer, [N] bool.
+      teacher: the teacher's character, [N] int64.
+      accepted: it is legal, [N] bool.
+    """
+
+    seen: Sequence
+    foresight: Foresight
+    rows: Tensor
+    here: Tensor
+    legal: Tensor
+    taken: Tensor
+    history_choice: Tensor
+    cap_choice: Tensor
+    char_reward: Tensor
+    history_cost: Tensor
+    cap_reward: Tensor
+    terminated: Tensor
+    teacher: Tensor
+    accepted: Tensor
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the schedules say for one step."""
+
+    kappa: dict[str, float]
+    bc_weight: float
+    train_actor: bool
+
+
+class Learner:
+    """Actor, twin critics and their targets, temperatures, optimisers."""
+
+    def __init__(self, config: Config, sizes: Sizes, device: torch.device) -> None:
+        """Build the networks; torch's global seed must be set by the caller just before."""
+        self.config, self.sizes, self.device = config, sizes, device
+        agent = config.agent
+        self.actor = Actor(sizes, config.env, agent, config.attention).to(device)
+        self.critics = Critics(sizes, config.env, agent).to(device)
+        self.target = copy.deepcopy(self.critics).requires_grad_(False)
+        self.log_alpha = torch.full((3,), agent.alpha_first, device=device).log()
+        fused = True
+        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), agent.clone_lr, fused=fused)
+        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), agent.critic_lr, fused=fused)
+
+    # ---- cloning -------------------------------------------------------------------------
+
+    def clone(self, batch: CloneBatch, rate: float) -> dict[str, float]:
+        """One step of cloning at learning rate `rate`; returns what happened."""
+        self._set_rate(self.actor_optimiser, rate)
+        token, fixed = self.actor.embed(batch.seen)
+        attended = self.actor.encoder(token, batch.window)
+        state = self.actor.state(attended[batch.rows], fixed[batch.rows])
+        log_pi = masked_log_softmax(self.actor.char_head(state), batch.legal)
+        loss = losses.cloning_loss(log_pi, batch.teacher, batch.accepted)
+        self._step(self.actor_optimiser, self.actor, loss)
+        with torch.no_grad():
+            right = (log_pi.argmax(-1) == batch.teacher).float().mean()
+        return {"clone_loss": loss.item(), "accuracy": right.item(),
+                "rejected": float((~batch.accepted).sum().item())}
+
+    # ---- SAC -----------------------------------------------------------------------------
+
+    def update(self, batch: Batch, rates: Rates) -> dict[str, float]:
+        """One SAC step on critics, and on actor and temperatures where `rates` says so."""
+        alpha = self.log_alpha.exp()
+        with torch.set_grad_enabled(rates.train_actor):
+            log_h, log_p, log_a = self._policies(batch)
+        stats = self._update_critics(batch, log_h.detach(), log_p.detach(), log_a.detach(), alpha)
+        if rates.train_actor:
+            stats |= self._update_actor(batch, log_h, log_p, log_a, alpha, rates)
+        self._follow_target()
+        return stats
+
+    def _policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, M, V] for all states and windows."""
+        actor = self.actor
+        token, fixed = actor.embed(batch.seen)
+        attended = actor.encoder.forward_multi(token, actor.windows)[:, batch.rows]
+        fixed = fixed[batch.rows]
+        log_h = masked_log_softmax(actor.history_logits(token[batch.rows], fixed), None)
+        state = actor.state(attended, fixed)
+        log_p = masked_log_softmax(actor.cap_head(state), None)
+        log_a = masked_log_softmax(actor.char_head(state), batch.legal)
+        return log_h, log_p, log_a
+
+    @torch.no_grad()
+    def _next_values(
+        self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """V of each part at the state after each step, three times [N]."""
+        h = self.target.features(batch.seen, batch.foresight)[:, batch.rows]
+        q0 = self.target.char_values(h.unsqueeze(1)).squeeze(1).amin(0)      # [M, V]
+        qh, qp = self.target.history_part(h).amin(0), self.target.cap_part(h).amin(0)
+        pi_h = log_h.exp()
+        v_h = losses.soft_value(log_h, qh, alpha[0])
+        v_p = (pi_h * losses.soft_value(log_p, qp, alpha[1]).T).sum(-1)
+        v_a = (pi_h * losses.soft_value(log_a, q0, alpha[2]).T).sum(-1)
+        after = batch.here + 1
+        return v_h[after], v_p[after], v_a[after]
+
+    def _update_critics(
+        self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor
+    ) -> dict[str, float]:
+        gamma, end = self.config.agent.gamma, batch.terminated
+        v_h, v_p, v_a = self._next_values(batch, log_h, log_p, log_a, alpha)
+        h = self.critics.features(batch.seen, batch.foresight)[:, batch.rows][:, batch.here]
+        q0 = self.critics.char_value(h.unsqueeze(1), batch.taken.unsqueeze(0)).squeeze(1)
+        qh, qp = self.critics.history_part(h), self.critics.cap_part(h)      # [2, N, C], [2, N, P]
+        everywhere = torch.ones_like(end)
+        y_a = losses.td_target(batch.char_reward, end, v_a, gamma)
+        if self.config.agent.critic_target == "parts":
+            y_h = losses.td_target(-batch.history_cost, end[:, None], v_h[:, None], gamma)
+            y_p = losses.td_target(batch.cap_reward, end[:, None], v_p[:, None], gamma)
+            loss = (
+                losses.critic_loss(q0, y_a, everywhere)
+                + losses.critic_loss(qh, y_h, everywhere[:, None].expand_as(y_h))
+                + losses.critic_loss(qp, y_p, everywhere[:, None].expand_as(y_p))
+            )
+        else:
+            q = q0 + _pick(qh, batch.history_choice) + _pick(qp, batch.cap_choice)
+            reward_h = -batch.history_cost[batch.history_choice]
+            reward_p = batch.cap_reward.gather(-1, batch.cap_choice[:, None]).squeeze(-1)
+            y = y_a + losses.td_target(reward_h + reward_p, end, v_h + v_p, gamma)
+            loss = losses.critic_loss(q, y, everywhere)
+        self._step(self.critic_optimiser, self.critics, loss)
+        return {"critic_loss": loss.item(), "q_mean": q0.mean().item(), "q_target": y_a.mean().item()}
+
+    def _update_actor(
+        self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor, rates: Rates
+    ) -> dict[str, float]:
+        here = batch.here
+        log_h, log_p, log_a = log_h[here], log_p[:, here], log_a[:, here]
+        with torch.no_grad():
+            h = self.critics.features(batch.seen, batch.foresight)[:, batch.rows][:, here]
+            q0 = self.critics.char_values(h.unsqueeze(1)).squeeze(1).amin(0)
+            qh, qp = self.critics.history_part(h).amin(0), self.critics.cap_part(h).amin(0)
+        pi_h = log_h.exp()                                                   # [N, C]
+        below = losses.soft_value(log_p, qp, alpha[1]) + losses.soft_value(log_a, q0, alpha[2])
+        j_pi = -(losses.soft_value(log_h, qh, alpha[0]) + (pi_h * below.T).sum(-1)).mean()
+        cloning = losses.cloning_loss(
+            log_a, batch.teacher.expand(log_a.shape[:-1]), batch.accepted.expand(log_a.shape[:-1])
+        )
+        self._set_rate(self.actor_optimiser, self.config.agent.actor_lr)
+        self._step(self.actor_optimiser, self.actor, j_pi + rates.bc_weight * cloning)
+        with torch.no_grad():
+            entropies = {
+                "history": entropy(log_h),
+                "cap": (pi_h * entropy(log_p).T).sum(-1),
+                "char": (pi_h * entropy(log_a).T).sum(-1),
+            }
+            legal_counts = {
+                "history": torch.full_like(entropies["history"], log_h.shape[-1]),
+                "cap": torch.full_like(entropies["cap"], log_p.shape[-1]),
+                "char": batch.legal[here].sum(-1),
+            }
+            everywhere = torch.ones_like(batch.terminated)
+            stats = {"actor_loss": j_pi.item(), "clone_loss": cloning.item()}
+            for i, head in enumerate(HEADS):
+                target = losses.entropy_target(legal_counts[head], rates.kappa[head])
+                self.log_alpha[i] = losses.temperature_step(
+                    self.log_alpha[i], entropies[head], target, everywhere, self.config.agent.alpha_lr
+                ).clamp(min=-16.0, max=3.0)
+                stats[f"entropy_{head}"] = entropies[head].mean().item()
+                stats[f"alpha_{head}"] = self.log_alpha[i].exp().item()
+        return stats
+
+    @torch.no_grad()
+    def _follow_target(self) -> None:
+        """Target <- (1 - rho) target + rho online, rho = agent.target_ema."""
+        torch._foreach_lerp_(
+            list(self.target.parameters()), list(self.critics.parameters()), self.config.agent.target_ema
+        )
+
+    def _step(self, optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), self.config.agent.grad_clip)
+        optimiser.step()
+
+    @staticmethod
+    def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+
+def _pick(parts: Tensor, choice: Tensor) -> Tensor:
+    """parts[:, n, choice[n]], [2, N]."""
+    return parts.gather(-1, choice.expand(2, -1).unsqueeze(-1)).squeeze(-1)
