@@ -1,0 +1,128 @@
+"""JSON from outside is read strictly: at most 1 GB, 100 levels, UTF-8, no key twice in an object.
+
+What doesn't fit becomes one line with file, line and column. Nothing is built in memory before
+size and depth are known to be harmless.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from flexattn.errors import FlexAttnError
+
+MAX_BYTES = 1_000_000_000
+MAX_DEPTH = 100
+_CHUNK = 1 << 22
+
+# a whole string literal, or one that the end of the text cuts off; linear, no backtracking
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_KEEP_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{}:")
+
+
+def read_bytes(path: str | Path, error: type[FlexAttnError]) -> bytes:
+    """The bytes of a file of at most `MAX_BYTES`.
+
+    Raises: `error` where the file is missing, a folder, unreadable or too large.
+    """
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise error(f"{path}: is a folder, expected a file")
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise error(f"{path}: has {size:,} bytes, expected at most {MAX_BYTES:,}; split it")
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, FlexAttnError):
+            raise
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: can't be read: {reason}") from None
+
+
+def parse(data: bytes, where: str, error: type[FlexAttnError], first_line: int = 1) -> Any:
+    """The value of one JSON text.
+
+    Args:
+      data: the text, UTF-8.
+      where: stands in front of every message, such as a file name.
+      error: class to raise.
+      first_line: number of the text's first line in its file.
+
+    Raises: `error` where the text is no UTF-8, no JSON, too deep, or repeats a key in one object.
+    """
+    structure = _STRING.sub(b"", data).translate(None, _KEEP_STRUCTURE)
+    depth = _depth(structure)
+    if depth > MAX_DEPTH:
+        raise error(f"{where}: is nested {depth} levels deep, expected at most {MAX_DEPTH}")
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as problem:
+        line = first_line + problem.lineno - 1
+        what = problem.msg.partition(": line ")[0]
+        raise error(f"{where}:{line}: column {problem.colno} is no valid JSON: {what}") from None
+    if structure.count(b":") != _pairs(value):
+        raise error(f"{where}:{first_line}: {_repeated_key(data)}; keep one of them")
+    return value
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The sentence about a key that nobody knows, with the nearest known one."""
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6)
+    advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+    return f"{clip(key)} is not a known key; {advice}"
+
+
+def clip(value: object, limit: int = 40) -> str:
+    """`value` as one short line for a message."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _depth(structure: bytes) -> int:
+    """The deepest nesting, in chunks so that a file of brackets alone costs little memory."""
+    level = deepest = 0
+    for start in range(0, len(structure), _CHUNK):
+        part = np.frombuffer(structure[start : start + _CHUNK].replace(b":", b""), dtype=np.uint8)
+        if part.size:
+            opening = (part == ord("[")) | (part == ord("{"))
+            levels = level + np.cumsum(np.where(opening, 1, -1))
+            level, deepest = int(levels[-1]), max(deepest, int(levels.max()))
+    return deepest
+
+
+def _pairs(value: object) -> int:
+    """Key-value pairs in a value, at any depth."""
+    count, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            stack.extend(inner for inner in item.values() if isinstance(inner, dict | list))
+        elif isinstance(item, list):
+            stack.extend(inner for inner in item if isinstance(inner, dict | list))
+    return count
+
+
+def _repeated_key(data: bytes) -> str:
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(pairs)
+        if len(seen) < len(pairs) and not found:
+            keys = [key for key, _ in pairs]
+            found.append(next(key for key in keys if keys.count(key) > 1))
+        return seen
+
+    json.loads(data, object_pairs_hook=look)
+    return f"key {clip(found[0])} stands twice in one object" if found else "repeats a key"
