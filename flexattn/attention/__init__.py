@@ -1,0 +1,17 @@
+"""Attention with a window for every query: one operator, and what an encoder needs around it.
+
+    local       the operator: local_attention, local_attention_multi    reference   its definition
+    banded      CPU (Numba), over lanes      kernel      GPU (Triton)    layout      where results lie
+    patterns    sinks and local blocks, packed episodes                  cache       ring buffer for decoding
+    heads       multi-head, grouped-query    positions   RoPE, ALiBi     gate        sigmoid gate per head
+    norm        RMSNorm                      feedforward SwiGLU          encoder     all of it together
+
+Only torch is needed to import this package; Numba and Triton are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from flexattn.attention.encoder import Encoder, EncoderConfig
+from flexattn.attention.local import local_attention, local_attention_multi
+
+__all__ = ["Encoder", "EncoderConfig", "local_attention", "local_attention_multi"]
