@@ -1,0 +1,181 @@
+"""A(s), the legal characters, as one packed row: looked up, never built by a Python loop.
+
+    row = (follows[last] | skips[before last])  &  writable  &  ~blocked[automaton state]  &  marks
+
+`follows` holds the characters seen in train answers or inside terms right behind a character, `skips`
+those two places behind it, so that a student can come back after a wrong one. The start of a text is a
+virtual character (row PAD). Where fewer than 3 characters stay, the guide is dropped and the state is
+counted as widened. No mark at the start and not the same mark twice, unless train answers have it.
+The end is legal after a sentence end or from half the train answers' mean length on. A row is never
+empty: where everything is banned, the end is legal. The current target is never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from flexattn.env.vocabulary import END, PAD, SENTENCE_ENDS, SPECIALS, UNK, Vocabulary
+from flexattn.lexicon.bits import Words, pack, popcount, select, set_pairs, words_for
+
+FEWEST = 3  # characters that the guide must leave
+
+Ids = npt.NDArray[np.int32]
+
+
+class MaskTables(NamedTuple):
+    """Rows that make a mask; A ids in the alphabet, V writable, W = ceil(V / 64) words.
+
+    Args:
+      follows: [A, ceil(A / 64)] uint64, bigrams of train answers and terms; row PAD is the start.
+      skips: [A, W] uint64, the same for characters two places behind.
+      writable: [W] uint64, the vocabulary without specials.
+      opening: [W] uint64, `writable` without marks that open no train answer.
+      no_double: [A] bool, marks that no train answer has twice in a row.
+      sentence_end: [A] bool.
+      goto: [S, A] int32, banned automaton.
+      blocked: [S, >= W] uint64, characters that would complete a banned term.
+      blocks: [S] bool, whether `blocked` has any.
+      guided: False where the guide is "none".
+      shortest: characters from which on the end is always legal; half the mean length.
+    """
+
+    follows: Words
+    skips: Words
+    writable: Words
+    opening: Words
+    no_double: npt.NDArray[np.bool_]
+    sentence_end: npt.NDArray[np.bool_]
+    goto: Ids
+    blocked: Words
+    blocks: npt.NDArray[np.bool_]
+    guided: bool
+    shortest: float
+
+
+def build_mask(
+    vocabulary: Vocabulary,
+    answers: Sequence[str],
+    terms: Sequence[str],
+    goto: Ids,
+    blocked: Words,
+    guided: bool,
+) -> MaskTables:
+    """Count what follows what.
+
+    Args:
+      vocabulary: characters and ids.
+      answers: the train answers.
+      terms: the catalog's terms.
+      goto: banned automaton over the alphabet, [S, A].
+      blocked: its blocked characters, [S, words].
+      guided: whether the n-gram guide narrows the rows.
+    """
+    a, v = vocabulary.alphabet, vocabulary.size
+    follows = np.zeros((a, words_for(a)), np.uint64)
+    skips = np.zeros((a, words_for(a)), np.uint64)
+    every = vocabulary.encode_all([*answers, *terms])
+    set_pairs(follows, every[1:-1], every[2:])
+    # of the two PAD before each text only the second is its start
+    inside = (every[:-2] != PAD) | (every[1:-1] != PAD)
+    set_pairs(skips, every[:-2][inside], every[2:][inside])
+    marks = vocabulary.marks
+    writable = np.arange(a) >= SPECIALS
+    writable[v:] = False
+    joined = vocabulary.encode_all(answers)
+    opens = np.zeros(a, np.bool_)
+    opens[joined[1:][joined[:-1] == PAD]] = True
+    twice = np.zeros(a, np.bool_)
+    twice[joined[1:][joined[1:] == joined[:-1]]] = True
+    w = words_for(v)
+    lengths = [len(text) for text in answers]
+    blocked = np.ascontiguousarray(blocked[:, :w])
+    return MaskTables(
+        follows=_without_specials(follows),
+        skips=np.ascontiguousarray(_without_specials(skips)[:, :w]),
+        writable=pack(writable)[:w].copy(),
+        opening=pack(writable & (~marks | opens))[:w].copy(),
+        no_double=marks & ~twice,
+        sentence_end=vocabulary.members(SENTENCE_ENDS),
+        goto=np.ascontiguousarray(goto, np.int32),
+        blocked=blocked,
+        blocks=blocked.any(axis=1),
+        guided=guided,
+        shortest=0.5 * sum(lengths) / max(1, len(lengths)),
+    )
+
+
+def _without_specials(rows: Words) -> Words:
+    rows[[END, UNK]] = 0
+    rows[:, 0] &= ~np.uint64((1 << SPECIALS) - 1)
+    return rows
+
+
+@njit(nogil=True, cache=True)
+def fill_legal(row: Any, last: Any, before: Any, t: Any, state: Any, M: Any) -> Any:
+    """Write A(s) into `row`, [W] uint64; returns (number of legal actions, widened).
+
+    Args:
+      row: where the mask goes.
+      last: id written last, PAD at the start.
+      before: id written before it, PAD where there is none.
+      t: characters written.
+      state: state of the banned automaton.
+      M: MaskTables.
+    """
+    words = row.shape[0]
+    count = np.int64(0)
+    blocks = M.blocks[state]
+    base = M.opening if t == 0 else M.writable
+    if M.guided:
+        if t == 0:
+            for w in range(words):
+                row[w] = M.follows[last, w] & base[w]
+        else:
+            for w in range(words):
+                row[w] = (M.follows[last, w] | M.skips[before, w]) & base[w]
+    else:
+        for w in range(words):
+            row[w] = base[w]
+    count = _narrow(row, last, state, blocks, M)
+    widened = False
+    if M.guided and count < FEWEST:
+        widened = True
+        for w in range(words):
+            row[w] = base[w]
+        count = _narrow(row, last, state, blocks, M)
+    if count == 0 or (t > 0 and (M.sentence_end[last] or t >= M.shortest)):
+        row[0] |= np.uint64(1 << END)
+        count += 1
+    return count, widened
+
+
+@njit(nogil=True, cache=True)
+def _narrow(row: Any, last: Any, state: Any, blocks: Any, M: Any) -> Any:
+    if blocks:
+        for w in range(row.shape[0]):
+            row[w] &= ~M.blocked[state, w]
+    if M.no_double[last] and last >> 6 < row.shape[0]:
+        row[last >> 6] &= ~(np.uint64(1) << np.uint64(last & 63))
+    count = np.int64(0)
+    for w in range(row.shape[0]):
+        count += popcount(row[w])
+    return count
+
+
+@njit(nogil=True, cache=True)
+def sample_legal(rows: Any, counts: Any, uniforms: Any, out: Any) -> None:
+    """Draw one legal id a row, uniformly.
+
+    Args:
+      rows: [N, W] uint64, masks.
+      counts: [N], legal ids in each.
+      uniforms: [N] float64 in [0, 1).
+      out: [N] int32, the drawn ids.
+    """
+    for i in range(rows.shape[0]):
+        out[i] = select(rows[i], min(np.int64(uniforms[i] * counts[i]), counts[i] - 1))

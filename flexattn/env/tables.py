@@ -1,0 +1,247 @@
+"""Answers and terms as arrays that the compiled step reads: what can be known before an episode is.
+
+Nothing here depends on what a student writes. A place is an index into all answers' characters
+behind one another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from flexattn.corpus import Record
+from flexattn.env.reward import length_costs
+from flexattn.env.vocabulary import Vocabulary
+from flexattn.lexicon.bits import words_for
+from flexattn.lexicon.entries import PUNCTUATION
+from flexattn.lexicon.gate import GramTable, gram_weight, pair_count, saturation
+
+if TYPE_CHECKING:
+    from flexattn.env.world import Settings, _Terms
+
+Ids = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class AnswerTables(NamedTuple):
+    """All answers behind one another; R records, T characters in all, D distinct ones per record.
+
+    Args:
+      ids: [T] int32.
+      start: [R] int64, place of each answer in `ids`.
+      size: [R] int64, |y|.
+      words: [R] int64, words of a position mask.
+      slot: [T] int32, which distinct character stands here.
+      slot_start: [R + 1] int64, first distinct character of each record.
+      slot_id: [D] int32, increasing ids inside a record.
+      slot_mask: [D] int64, where its mask starts.
+      masks: [.] uint64, position masks.
+      norm: [R] float64, BM25's length norm times k1.
+      weight_at: [T] float64, weight of the bigram that ends here.
+      share_at: [T] float64, weight times clipped term-frequency factor.
+      soft_start: [T + 1] int64, teacher probabilities of each place.
+      soft_id: [.] int32, increasing ids at a place.
+      soft_p: [.] float64, probability.
+      has_soft: [R] bool.
+      mark: [A] bool, punctuation.
+    """
+
+    ids: Ids
+    start: Places
+    size: Places
+    words: Places
+    slot: Ids
+    slot_start: Places
+    slot_id: Ids
+    slot_mask: Places
+    masks: npt.NDArray[np.uint64]
+    norm: Floats
+    weight_at: Floats
+    share_at: Floats
+    soft_start: Places
+    soft_id: Ids
+    soft_p: Floats
+    has_soft: npt.NDArray[np.bool_]
+    mark: npt.NDArray[np.bool_]
+
+
+class TermTables(NamedTuple):
+    """Hits by place: tail nodes of the corpus, with their children.
+
+    Args:
+      lengths: [K] int64, U from the longest.
+      weight: [terms] float64, the logged `idf`.
+      tail: [T, K] int32, node of y_{p+1}..y_{p+L-1}, -1 where no term ends so.
+      target: [T, K] int32, term that the target itself would start, -1 for none.
+      child_start: [nodes + 1] int64.
+      child_id: [.] int32, first characters, increasing inside a node.
+      child_term: [.] int32, term index.
+      cost: [|H|, |P|] float64, len_cost.
+      caps: [|P|] int64, P.
+      repeat: [.] float64, repeat^n.
+    """
+
+    lengths: Places
+    weight: Floats
+    tail: Ids
+    target: Ids
+    child_start: Places
+    child_id: Ids
+    child_term: Ids
+    cost: Floats
+    caps: Places
+    repeat: Floats
+
+
+def build_answers(
+    records: Sequence[Record], vocabulary: Vocabulary, grams: GramTable, settings: Settings
+) -> AnswerTables:
+    """Tables of all records, train or not."""
+    texts = [vocabulary.encode(record.answer) for record in records]
+    size = np.array([len(ids) for ids in texts], np.int64)
+    start = np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int64)
+    words = (size + 63) // 64
+    slots, slot_ids, mask_parts = [], [], []
+    for ids, w in zip(texts, words.tolist()):
+        distinct, slot = np.unique(ids, return_inverse=True)
+        masks = np.zeros((len(distinct), w), np.uint64)
+        place = np.arange(len(ids))
+        np.bitwise_or.at(
+            masks, (slot, place >> 6), np.uint64(1) << (place.astype(np.uint64) & np.uint64(63))
+        )
+        slots.append(slot)
+        slot_ids.append(distinct)
+        mask_parts.append(masks.ravel())
+    counts = np.array([len(distinct) for distinct in slot_ids], np.int64)
+    slot_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    mask_first = np.concatenate([[0], np.cumsum(counts * words)]).astype(np.int64)
+    slot = np.concatenate(slots) + np.repeat(slot_start[:-1], size)
+    within = np.arange(slot_start[-1]) - np.repeat(slot_start[:-1], counts)
+    slot_mask = np.repeat(mask_first[:-1], counts) + within * np.repeat(words, counts)
+    k1, b, mean = float(settings.gate_k1), float(settings.gate_b), grams.mean_length
+    gram_count = np.maximum(size - 1, np.minimum(size, 1))
+    norm = np.array(
+        [k1 * (1.0 - b + b * n / mean) if mean > 0 else k1 for n in gram_count.tolist()]
+    )
+    masks = np.concatenate(mask_parts)
+    ids = np.concatenate(texts)
+    weight_at, share_at = _gram_shares(
+        ids, slot, slot_mask, masks, start, size, words, norm, grams, k1
+    )
+    soft_start, soft_id, soft_p, has_soft = _soft(records, vocabulary)
+    return AnswerTables(
+        ids=ids,
+        start=start,
+        size=size,
+        words=words,
+        slot=slot.astype(np.int32),
+        slot_start=slot_start,
+        slot_id=np.concatenate(slot_ids).astype(np.int32),
+        slot_mask=slot_mask.astype(np.int64),
+        masks=masks,
+        norm=norm,
+        weight_at=weight_at,
+        share_at=share_at,
+        soft_start=soft_start,
+        soft_id=soft_id,
+        soft_p=soft_p,
+        has_soft=has_soft,
+        mark=vocabulary.marks,
+    )
+
+
+@njit(nogil=True, cache=True)
+def _gram_shares(
+    ids: Any, slot: Any, slot_mask: Any, masks: Any, start: Any, size: Any, words: Any, norm: Any,
+    grams: Any, k1: Any,
+) -> Any:  # fmt: skip
+    weight_at = np.zeros(ids.shape[0], np.float64)
+    share_at = np.zeros(ids.shape[0], np.float64)
+    for r in range(size.shape[0]):
+        for place in range(start[r] + 1, start[r] + size[r]):
+            a, b = slot_mask[slot[place - 1]], slot_mask[slot[place]]
+            tf = pair_count(masks, a, b, words[r])
+            weight = gram_weight(
+                grams.row, grams.second, grams.weight, grams.unseen, ids[place - 1], ids[place]
+            )
+            weight_at[place] = weight
+            share_at[place] = weight * saturation(tf, k1, norm[r])
+    return weight_at, share_at
+
+
+def _soft(
+    records: Sequence[Record], vocabulary: Vocabulary
+) -> tuple[Places, Ids, Floats, npt.NDArray[np.bool_]]:
+    """Teacher probabilities of each place, compressed; nothing for records without them."""
+    starts, ids, probabilities = [0], [], []
+    for record in records:
+        if record.logprobs is None:
+            starts.extend([len(ids)] * len(record.answer))
+            continue
+        for place in record.logprobs:
+            known = {vocabulary.ids[c]: p for c, p in place.items() if c in vocabulary.ids}
+            ids.extend(sorted(known))
+            probabilities.extend(min(1.0, math.exp(known[n])) for n in sorted(known))
+            starts.append(len(ids))
+    return (
+        np.array(starts, np.int64),
+        np.array(ids, np.int32),
+        np.array(probabilities, np.float64),
+        np.array([record.logprobs is not None for record in records], np.bool_),
+    )
+
+
+def build_terms(
+    terms: _Terms, vocabulary: Vocabulary, answers: AnswerTables, settings: Settings
+) -> TermTables:
+    """Tail nodes of every place for every length in U, longest first."""
+    lengths = sorted(settings.lengths, reverse=True)
+    total = len(answers.ids)
+    tail = np.full((total, len(lengths)), -1, np.int32)
+    target = np.full((total, len(lengths)), -1, np.int32)
+    nodes: dict[tuple[int, ...], dict[int, int]] = {}
+    allowed = set(lengths)
+    for n, text in enumerate(terms.texts):
+        if len(text) in allowed and text[0] not in PUNCTUATION:
+            ids = [vocabulary.ids.get(c, -1) for c in text]
+            if min(ids) >= 0:
+                nodes.setdefault(tuple(ids[1:]), {})[ids[0]] = n
+    numbers = {key: n for n, key in enumerate(nodes)}
+    ids_list = answers.ids.tolist()
+    for start, size in zip(answers.start.tolist(), answers.size.tolist()):
+        for p in range(size):
+            for k, n in enumerate(lengths):
+                if p + n <= size:
+                    key = tuple(ids_list[start + p + 1 : start + p + n])
+                    if key in numbers:
+                        tail[start + p, k] = numbers[key]
+                        target[start + p, k] = nodes[key].get(ids_list[start + p], -1)
+    children = [sorted(node.items()) for node in nodes.values()]
+    flat = [pair for node in children for pair in node]
+    most = int(answers.size.max()) + settings.slack + 2
+    return TermTables(
+        lengths=np.array(lengths, np.int64),
+        weight=terms.weights,
+        tail=tail,
+        target=target,
+        child_start=np.concatenate([[0], np.cumsum([len(node) for node in children])]).astype(np.int64),
+        child_id=np.array([c for c, _ in flat], np.int32),
+        child_term=np.array([n for _, n in flat], np.int32),
+        cost=length_costs(
+            settings.history_chars,
+            settings.hit_cap_chars,
+            max(settings.lengths),
+            settings.lambda_h,
+            settings.lambda_p,
+            settings.alpha_h,
+            settings.alpha_p,
+        ),
+        caps=np.array(settings.hit_cap_chars, np.int64),
+        repeat=np.array([float(settings.repeat) ** n for n in range(most)], np.float64),
+    )

@@ -1,0 +1,358 @@
+"""A `World` is everything a step looks up, frozen: corpus, catalog and config as arrays.
+
+Environments share it and never write to it. A new catalog version makes a new world over the same
+corpus tables (`with_catalog`); vocabulary and ids stay, so that environments can go over to it
+one by one at their next episode's start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flexattn.config import Config
+from flexattn.corpus import Corpus, Record
+from flexattn.env.mask import MaskTables, build_mask
+from flexattn.env.questions import QuestionEncoder
+from flexattn.env.tables import AnswerTables, TermTables, build_answers, build_terms
+from flexattn.env.vocabulary import END, Vocabulary
+from flexattn.errors import EnvironmentSpecError
+from flexattn.lexicon.banned import BannedAutomaton
+from flexattn.lexicon.entries import Catalog
+from flexattn.lexicon.gate import GramTable, count_grams
+from flexattn.lexicon.weights import term_weight, term_weights
+
+Ids = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of the config that the step arithmetic needs; names as in SPEC section 13."""
+
+    lengths: tuple[int, ...]
+    history_chars: tuple[int, ...]
+    hit_cap_chars: tuple[int, ...]
+    two_char: float = 0.7
+    nested: bool = False
+    repeat: float = 0.5
+    semantic_gate: float = 0.75
+    gate_window: int = 12
+    gate_mix: float = 0.5
+    gate_k1: float = 1.2
+    gate_b: float = 0.75
+    align: str = "position"
+    guide: str = "ngram"
+    slack: int = 8
+    question: str = "terms"
+    question_chars: int = 24
+    max_history: int = 16
+    sketch_dim: int = 64
+    future_chars: int = 8
+    lambda_lex: float = 0.30
+    lambda_h: float = 0.08
+    lambda_p: float = 0.10
+    alpha_h: float = 1.0
+    alpha_p: float = 1.0
+    eta1: float = 0.15
+    eta2: float = 1.0
+    progress: float = 1.0
+    p_punct: float = 0.01
+    p_repeat: float = 0.05
+    p_noncompliant: float = 0.05
+    near: float = 0.3
+    radius: int = 2
+    soft: str = "match"
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Take the fields from the sections `lexicon`, `env` and `reward`."""
+        sections = (config.lexicon, config.env, config.reward)
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: _attribute(sections, name) for name in names})
+
+
+def _attribute(sections: Sequence[object], name: str) -> Any:
+    return next(getattr(section, name) for section in sections if hasattr(section, name))
+
+
+class Rules(NamedTuple):
+    """Numbers of the step arithmetic, as the compiled step reads them."""
+
+    lambda_lex: float
+    tau: float
+    eta1: float
+    eta2: float
+    progress: float
+    p_punct: float
+    p_repeat: float
+    p_noncompliant: float
+    near: float
+    radius: int
+    nested: bool
+    resync: bool
+    soft_teacher: bool
+    window: int
+    mix: float
+    k1: float
+    slack: int
+    max_history: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Frozen tables that all environments share; build it with `World.build`.
+
+    Attributes:
+      settings: numbers of the config.
+      vocabulary: characters and ids.
+      records: the corpus's records, by index.
+      answers: corpus tables.
+      grams: bigram weights.
+      train: [.] int64, indices of the train records.
+      heldout: [.] int64, the others.
+      terms: catalog tables.
+      mask: A(s).
+      rules: the step's numbers.
+      term_list: terms by index.
+      entry_ids: [terms] int64, the catalog's ids.
+      catalog_file: name that a log uses.
+      catalog_short: first 8 hex digits of the catalog's hash.
+      questions: text of a question -> ids.
+      question_ids: [Q, question_chars] int32, the questions of all records.
+      question_start: [R + 1] int64, each record's run in it; where it has two or more, the last one
+        is the held-out phrasing.
+    """
+
+    settings: Settings
+    vocabulary: Vocabulary
+    records: tuple[Record, ...]
+    answers: AnswerTables
+    grams: GramTable
+    train: Places
+    heldout: Places
+    terms: TermTables
+    mask: MaskTables
+    rules: Rules
+    term_list: tuple[str, ...]
+    entry_ids: Places
+    catalog_file: str
+    catalog_short: str
+    questions: QuestionEncoder
+    question_ids: Ids
+    question_start: Places
+
+    @classmethod
+    def build(cls, corpus: Corpus, catalog: Catalog, config: Config) -> World:
+        """Build all tables.
+
+        Raises: EnvironmentSpecError where there is nothing to train on, or no answer holds a term.
+        """
+        settings = Settings.of(config)
+        if not corpus.train:
+            raise EnvironmentSpecError(
+                f"{corpus.path}: has no train record, expected at least one; "
+                f"give a record \"split\": \"train\""
+            )
+        world = cls._assemble(corpus.records, _Terms.of(catalog, settings), settings)
+        if not (world.terms.target >= 0).any():
+            raise EnvironmentSpecError(
+                f"{corpus.path}: no answer holds a term of {catalog.file} with a length in "
+                f"{list(settings.lengths)}; use a catalog of the corpus's domain"
+            )
+        return world
+
+    @classmethod
+    def from_case(cls, case: Mapping[str, Any]) -> World:
+        """World of a conformance case, the form of oracle/golden.json; every answer is train.
+
+        The case's answer is record `case["answer"]`; document frequencies are counted here. Its
+        actions become ids by `case_actions`.
+        """
+        given = dict(case.get("reward", {}))
+        renamed = {"tau": "semantic_gate"}
+        resync = given.pop("resync", False)
+        settings = Settings(
+            lengths=tuple(given.pop("lengths", (2, 3, 4, 5, 6, 8))),
+            history_chars=tuple(sorted({action[0] for action in case["actions"]} or {2})),
+            hit_cap_chars=tuple(sorted({action[1] for action in case["actions"]} or {3})),
+            align="resync" if resync else "position",
+            slack=len(case["actions"]) + 1,
+            **{renamed.get(key, key): value for key, value in given.items()},
+        )
+        answers = case["answers"]
+        texts = [entry["term"] for entry in case["terms"]]
+        weights = [
+            term_weight(
+                entry["term"],
+                sum(entry["term"] in answer for answer in answers),
+                len(answers),
+                entry.get("zipf"),
+                settings.two_char,
+            )
+            for entry in case["terms"]
+        ]
+        terms = _Terms(
+            tuple(texts), np.array(weights, np.float64), np.arange(len(texts), dtype=np.int64),
+            (), "case.json", "0" * 8, (),
+        )  # fmt: skip
+        records = tuple(
+            Record(str(n), "", (), ("",), answer, "train") for n, answer in enumerate(answers)
+        )
+        written = "".join(char for action in case["actions"] for char in action[2:])
+        return cls._assemble(records, terms, settings, written)
+
+    def case_actions(self, case: Mapping[str, Any]) -> list[tuple[int, int, int, int]]:
+        """Actions of a case as (Lh index, Lp index, emitted id, written id)."""
+        char_ids = {"": END, **self.vocabulary.ids}
+        return [
+            (
+                self.settings.history_chars.index(lh),
+                self.settings.hit_cap_chars.index(lp),
+                char_ids[char],
+                char_ids[written[0]] if written else char_ids[char],
+            )
+            for lh, lp, char, *written in case["actions"]
+        ]
+
+    def with_catalog(self, catalog: Catalog) -> World:
+        """The same corpus under another catalog version; ids and state shapes stay."""
+        return self._assemble(
+            self.records, _Terms.of(catalog, self.settings), self.settings, corpus_of=self
+        )
+
+    def encode_question(self, text: str) -> Ids:
+        """What an actor sees of a question, [question_chars] int32."""
+        return self.questions.encode(text)
+
+    def answer(self, record: int) -> Ids:
+        """Ids of a record's answer, those outside the train vocabulary included."""
+        start = self.answers.start[record]
+        return self.answers.ids[start : start + self.answers.size[record]]
+
+    @property
+    def size(self) -> int:
+        """V, ids that an action may have."""
+        return self.vocabulary.size
+
+    @property
+    def longest_answer(self) -> int:
+        """Characters of the longest answer."""
+        return int(self.answers.size.max())
+
+    @classmethod
+    def _assemble(
+        cls,
+        records: tuple[Record, ...],
+        terms: _Terms,
+        settings: Settings,
+        written: str = "",
+        corpus_of: World | None = None,
+    ) -> World:
+        train_texts = [record.answer for record in records if record.split == "train"]
+        if corpus_of is None:
+            vocabulary = Vocabulary.build(
+                train_texts, [record.answer for record in records] + [written]
+            )
+            in_train = np.array([record.split == "train" for record in records])
+            grams = count_grams([vocabulary.encode(text) for text in train_texts], vocabulary.alphabet)
+            answers = build_answers(records, vocabulary, grams, settings)
+            train, heldout = np.flatnonzero(in_train), np.flatnonzero(~in_train)
+        else:
+            vocabulary, grams, answers = corpus_of.vocabulary, corpus_of.grams, corpus_of.answers
+            train, heldout = corpus_of.train, corpus_of.heldout
+        automaton = BannedAutomaton.build(
+            terms.banned, vocabulary.ids, vocabulary.alphabet, vocabulary.size
+        )
+        names = {name: r.term for r in reversed(records) for name in (*r.aliases, r.term) if name}
+        names.update({r.term: r.term for r in records if r.term})
+        questions = QuestionEncoder(
+            vocabulary,
+            names,
+            frozenset(terms.topics),
+            settings.question_chars,
+            settings.question == "raw",
+        )
+        counts = [len(record.questions) for record in records]
+        return cls(
+            settings=settings,
+            vocabulary=vocabulary,
+            records=records,
+            answers=answers,
+            grams=grams,
+            train=train,
+            heldout=heldout,
+            terms=build_terms(terms, vocabulary, answers, settings),
+            mask=build_mask(
+                vocabulary,
+                train_texts,
+                terms.texts,
+                automaton.goto,
+                automaton.blocked,
+                settings.guide == "ngram",
+            ),
+            rules=_rules(settings, vocabulary.size),
+            term_list=terms.texts,
+            entry_ids=terms.ids,
+            catalog_file=terms.file,
+            catalog_short=terms.short,
+            questions=questions,
+            question_ids=questions.encode_all(q for record in records for q in record.questions),
+            question_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        )
+
+
+class _Terms(NamedTuple):
+    """What a world takes from a catalog."""
+
+    texts: tuple[str, ...]
+    weights: Floats
+    ids: Places
+    banned: tuple[str, ...]
+    file: str
+    short: str
+    topics: tuple[str, ...]
+
+    @classmethod
+    def of(cls, catalog: Catalog, settings: Settings) -> _Terms:
+        """Take terms, weights and bans; frame phrases are no topic of a question."""
+        return cls(
+            tuple(entry.term for entry in catalog.entries),
+            term_weights(catalog.entries, catalog.documents, settings.two_char),
+            np.array([entry.id for entry in catalog.entries], np.int64),
+            catalog.banned,
+            catalog.file,
+            catalog.short,
+            tuple(entry.term for entry in catalog.entries if entry.kind != "frame"),
+        )
+
+
+def _rules(settings: Settings, size: int) -> Rules:
+    return Rules(
+        lambda_lex=float(settings.lambda_lex),
+        tau=float(settings.semantic_gate),
+        eta1=float(settings.eta1),
+        eta2=float(settings.eta2),
+        progress=float(settings.progress),
+        p_punct=float(settings.p_punct),
+        p_repeat=float(settings.p_repeat),
+        p_noncompliant=float(settings.p_noncompliant),
+        near=float(settings.near),
+        radius=settings.radius,
+        nested=settings.nested,
+        resync=settings.align == "resync",
+        soft_teacher=settings.soft == "teacher",
+        window=settings.gate_window,
+        mix=float(settings.gate_mix),
+        slack=settings.slack,
+        max_history=settings.max_history,
+        k1=float(settings.gate_k1),
+        size=size,
+    )
