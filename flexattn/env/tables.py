@@ -16,10 +16,9 @@ from numba import njit
 
 from flexattn.corpus import Record
 from flexattn.env.reward import length_costs
-from flexattn.env.vocabulary import Vocabulary
-from flexattn.lexicon.bits import words_for
-from flexattn.lexicon.entries import PUNCTUATION
+from flexattn.env.vocabulary import UNK, Vocabulary
 from flexattn.lexicon.gate import GramTable, gram_weight, pair_count, saturation
+from flexattn.lexicon.index import TailIndex
 
 if TYPE_CHECKING:
     from flexattn.env.world import Settings, _Terms
@@ -198,41 +197,39 @@ def _soft(
 
 
 def build_terms(
-    terms: _Terms, vocabulary: Vocabulary, answers: AnswerTables, settings: Settings
+    terms: _Terms,
+    records: Sequence[Record],
+    vocabulary: Vocabulary,
+    answers: AnswerTables,
+    settings: Settings,
 ) -> TermTables:
     """Tail nodes of every place for every length in U, longest first."""
     lengths = sorted(settings.lengths, reverse=True)
-    total = len(answers.ids)
-    tail = np.full((total, len(lengths)), -1, np.int32)
-    target = np.full((total, len(lengths)), -1, np.int32)
-    nodes: dict[tuple[int, ...], dict[int, int]] = {}
-    allowed = set(lengths)
-    for n, text in enumerate(terms.texts):
-        if len(text) in allowed and text[0] not in PUNCTUATION:
-            ids = [vocabulary.ids.get(c, -1) for c in text]
-            if min(ids) >= 0:
-                nodes.setdefault(tuple(ids[1:]), {})[ids[0]] = n
-    numbers = {key: n for n, key in enumerate(nodes)}
-    ids_list = answers.ids.tolist()
-    for start, size in zip(answers.start.tolist(), answers.size.tolist()):
-        for p in range(size):
-            for k, n in enumerate(lengths):
-                if p + n <= size:
-                    key = tuple(ids_list[start + p + 1 : start + p + n])
-                    if key in numbers:
-                        tail[start + p, k] = numbers[key]
-                        target[start + p, k] = nodes[key].get(ids_list[start + p], -1)
-    children = [sorted(node.items()) for node in nodes.values()]
-    flat = [pair for node in children for pair in node]
+    found = TailIndex.build(terms.texts).tails([record.answer for record in records], lengths)
+    owner = np.repeat(np.arange(len(found.child_start) - 1), np.diff(found.child_start))
+    child_id = vocabulary.by_point[found.child_point]
+    usable = (child_id != UNK) & ~answers.mark[child_id]
+    owner, child_id, child_term = owner[usable], child_id[usable], found.child_term[usable]
+    order = np.lexsort((child_id, owner))
+    owner, child_id, child_term = owner[order], child_id[order], child_term[order]
+    counts = np.bincount(owner, minlength=len(found.child_start) - 1)
+    # the term that the target itself would start, for each place and length
+    alphabet = vocabulary.alphabet
+    keys = owner * alphabet + child_id
+    wanted = found.tail.astype(np.int64) * alphabet + answers.ids[:, None]
+    near = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
+    target = np.full(found.tail.shape, -1, np.int32)
+    if len(keys):
+        target = np.where(keys[near] == wanted, child_term[near], -1).astype(np.int32)
     most = int(answers.size.max()) + settings.slack + 2
     return TermTables(
         lengths=np.array(lengths, np.int64),
         weight=terms.weights,
-        tail=tail,
+        tail=found.tail,
         target=target,
-        child_start=np.concatenate([[0], np.cumsum([len(node) for node in children])]).astype(np.int64),
-        child_id=np.array([c for c, _ in flat], np.int32),
-        child_term=np.array([n for _, n in flat], np.int32),
+        child_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        child_id=child_id.astype(np.int32),
+        child_term=child_term,
         cost=length_costs(
             settings.history_chars,
             settings.hit_cap_chars,

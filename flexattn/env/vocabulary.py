@@ -66,10 +66,11 @@ class Vocabulary:
         """Ids of many texts behind one another, two PAD before each text and at the end."""
         joined = "\0\0" + "\0\0".join(texts) + "\0\0"
         points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-        return self._by_point[points]
+        return self.by_point[points]
 
     @cached_property
-    def _by_point(self) -> Ids:
+    def by_point(self) -> Ids:
+        """Id of every code point, [0x110000] int32; PAD for U+0000, UNK for the unknown."""
         table = np.full(sys.maxunicode + 1, UNK, np.int32)
         table[0] = PAD
         table[[ord(char) for char in self.ids]] = list(self.ids.values())

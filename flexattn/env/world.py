@@ -289,7 +289,7 @@ class World:
             grams=grams,
             train=train,
             heldout=heldout,
-            terms=build_terms(terms, vocabulary, answers, settings),
+            terms=build_terms(terms, records, vocabulary, answers, settings),
             mask=build_mask(
                 vocabulary,
                 train_texts,
