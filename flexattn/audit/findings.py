@@ -54,7 +54,7 @@ CODES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference; `line` counts from 1 in `file`, `logged` and `derived` are values or texts."""
+    """One difference; `line` counts from 1 in `file`, `logged` and `derived` are values."""
 
     code: str
     file: str

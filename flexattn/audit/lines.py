@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -19,14 +19,12 @@ _HIT = ("seg", "len", "idf", "sim", "delta", "ler")
 _KEPT_PIECES = 1 << 16
 
 _TRAIN = (
-    b'{"step":%%b,"Lh":%%b,"Lp":%%b,"a":%%b,%%b,"len_cost":%%b,"base":%%b,"chi_soft":%%b,"reward":%%b,'
+    b'{"step":%%b,%%b,"a":%%b,%%b,"len_cost":%%b,"base":%%b,"chi_soft":%%b,"reward":%%b,'
     b'%%b,"cat":%b,"ep":%b,"env":%b,"n_legal":%%b%%b\n'
 )
 _GENERATION = (
-    b'{"step":%%b,"Lh":%%b,"Lp":%%b,"a":%%b,%%b,'
-    b'%%b,"cat":%b,"ep":%b,"env":%b,"n_legal":%%b,"p":%%b%%b\n'
+    b'{"step":%%b,%%b,"a":%%b,%%b,%%b,"cat":%b,"ep":%b,"env":%b,"n_legal":%%b,"p":%%b%%b\n'
 )
-_TRAIN_NUMBERS = ("len_cost", "base", "chi_soft", "reward")
 
 
 def event_line(kind: str, fields: Mapping[str, Any]) -> bytes:
@@ -53,7 +51,7 @@ class StepLines:
     """Columns of an episode in, line bytes out."""
 
     def __init__(self) -> None:
-        self._pieces: dict[Any, bytes] = {}
+        self._known: dict[tuple[str, ...], dict[Any, bytes]] = {}
 
     def lines(self, columns: StepColumns) -> list[bytes]:
         """The step lines of one episode.
@@ -72,54 +70,63 @@ class StepLines:
         if not count:
             return []
         constants = [orjson.dumps(columns[name][0]) for name in _CONSTANT]
-        hit = [name for name in _HIT if name in columns]
-        pieces = [
+        optional = [f.name for f in fields if f.optional]
+        if generation:
+            middle = [self._kept(columns, "file", "pos"), self._kept(columns, "n_legal")]
+            middle.append(_numbers(columns, "p"))
+        else:
+            middle = [
+                self._kept(columns, "len_cost"),
+                _numbers(columns, "base"),
+                self._kept(columns, "chi_soft"),
+                _numbers(columns, "reward"),
+                self._kept(columns, "file", "pos"),
+                self._kept(columns, "n_legal"),
+            ]
+        rows = zip(
             _numbers(columns, "step"),
-            _numbers(columns, "Lh"),
-            _numbers(columns, "Lp"),
-            self._memo((None,), zip(columns["a"])),
-            self._memo(hit, zip(*[columns[name] for name in hit])),
-            *([] if generation else [_numbers(columns, name) for name in _TRAIN_NUMBERS]),
-            self._memo(("file", "pos"), zip(columns["file"], columns["pos"])),
-            _numbers(columns, "n_legal"),
-            *([_numbers(columns, "p")] if generation else []),
-            self._ends(columns, count, ("kept", "w", "note") if generation else ("w", "note")),
-        ]
+            self._kept(columns, "Lh", "Lp"),
+            self._kept(columns, "a"),
+            self._kept(columns, *[name for name in _HIT if name in columns]),
+            *middle,
+            self._ends([columns.get(name) or [None] * count for name in optional], optional),
+        )
         form = (_GENERATION if generation else _TRAIN) % tuple(constants)
-        return [form % row for row in zip(*pieces)]
+        return [form % row for row in rows]
 
-    def _memo(self, names: Iterable[str | None], rows: Iterable[tuple[Any, ...]]) -> list[bytes]:
-        """`"name":value,..` of each row; a name of None gives the bare value."""
-        names, known = tuple(names), self._pieces
-        if len(known) > _KEPT_PIECES:
-            known.clear()
-        out = []
-        for row in rows:
-            piece = known.get(row)
-            if piece is None:
-                piece = known[row] = _piece(names, row)
-            out.append(piece)
-        return out
+    def _kept(self, columns: StepColumns, *names: str) -> list[bytes]:
+        """The value of each step; of several columns, `"name":value,"name":value`."""
+        if len(names) == 1:
+            return self._pieces(names, columns[names[0]], lambda row: _piece(names, (row,)))
+        rows = list(zip(*[columns[name] for name in names]))
+        return self._pieces(names, rows, lambda row: _piece(names, row))
 
-    def _ends(self, columns: StepColumns, count: int, names: tuple[str, ...]) -> list[bytes]:
-        none = [None] * count
-        optional = [columns.get(name) or none for name in names]
-        known, out = self._pieces, []
-        for row in zip(*optional):
-            key = ("}", row)
-            piece = known.get(key)
-            if piece is None:
-                there = [(name, value) for name, value in zip(names, row) if value is not None]
-                data = b"," + orjson.dumps(dict(there))[1:-1] if there else b""
-                piece = known[key] = data + b"}"
-            out.append(piece)
-        return out
+    def _ends(self, optional: list[list[Any]], names: Sequence[str]) -> list[bytes]:
+        """Keys that not every line has, and the closing brace."""
+
+        def end(row: Sequence[Any]) -> bytes:
+            there = {name: value for name, value in zip(names, row) if value is not None}
+            return (b"," + orjson.dumps(there)[1:-1] if there else b"") + b"}"
+
+        return self._pieces(("}", *names), list(zip(*optional)), end)
+
+    def _pieces(
+        self, names: tuple[str, ...], rows: list[Any], make: Callable[[Any], bytes]
+    ) -> list[bytes]:
+        known = self._known.setdefault(names, {})
+        try:
+            return [known[row] for row in rows]
+        except KeyError:
+            if len(known) > _KEPT_PIECES:
+                known.clear()
+            for row in set(rows).difference(known):
+                known[row] = make(row)
+            return [known[row] for row in rows]
 
 
-def _piece(names: Iterable[str | None], row: Sequence[Any]) -> bytes:
-    names = tuple(names)
-    if names == (None,):
-        return _checked("a", row[0], orjson.dumps(row[0]))
+def _piece(names: Sequence[str], row: Sequence[Any]) -> bytes:
+    if len(names) == 1:
+        return _checked(names[0], row[0], orjson.dumps(row[0]))
     data = orjson.dumps(dict(zip(names, row)))[1:-1]
     if b":null" in data:
         for name, value in zip(names, row):

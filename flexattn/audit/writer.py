@@ -1,8 +1,7 @@
 """Every step of a run becomes a line, in the order of finished episodes, and gets sealed.
 
 The caller hands over columns and goes on; a thread turns them into bytes, hashes, writes and seals.
-Its queue is bounded, its errors are raised at the caller's next call, `close` waits for it.
-The same calls give the same bytes: no clock time, no name of the run and no folder stands in a line.
+Its queue is bounded, its errors are raised at the next call, and `close` waits for the thread.
 """
 
 from __future__ import annotations
