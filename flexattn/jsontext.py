@@ -1,14 +1,16 @@
 """JSON from outside is read strictly: at most 1 GB, 100 levels, UTF-8, no key twice in an object.
 
 What doesn't fit becomes one line with file, line and column. Nothing is built in memory before
-size and depth are known to be harmless.
+size and depth are known to be harmless. A file is written whole or not at all.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,26 @@ def parse(data: bytes, where: str, error: type[FlexAttnError], first_line: int =
     if structure.count(b":") != _pairs(value):
         raise error(f"{where}:{first_line}: {_repeated_key(data)}; keep one of them")
     return value
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a file by way of a temporary one beside it, so that nobody ever sees half of it.
+
+    Raises: OSError where the folder can't be written.
+    """
+    target = Path(path)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ either accepted whole or refused with file, entry and reason.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -127,6 +128,20 @@ def entry_as_json(entry: Entry) -> dict[str, Any]:
     if entry.source is not None:
         fields["source"] = entry.source
     return fields
+
+
+def file_bytes(catalog: dict[str, Any]) -> bytes:
+    """A catalog's object as a file for people: one entry a line, so that versions compare well."""
+    head = {key: value for key, value in catalog.items() if key not in ("entries", "banned")}
+    lines = [f"{_compact(key)}: {_compact(value)}," for key, value in head.items()]
+    entries = ",\n  ".join(_compact(entry) for entry in catalog["entries"])
+    banned = ", ".join(_compact(text) for text in catalog["banned"])
+    lines += [f'"entries": [\n  {entries}\n ],', f'"banned": [{banned}]']
+    return ("{\n " + "\n ".join(lines) + "\n}\n").encode("utf-8")
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: dict[str, Any]) -> bytes:
