@@ -323,8 +323,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line for the first defect, with a suggestion where a key is unknown."""
-    first = error.errors()[0]
+    """One line for an unknown key, with a suggestion, else for the first defect."""
+    defects = error.errors()
+    # a misspelt key is missing too; the spelling is what helps
+    first = next((d for d in defects if d["type"] == "extra_forbidden"), defects[0])
     location = ".".join(str(part) for part in first["loc"])
     kind, message = first["type"], first["msg"]
     if kind == "extra_forbidden":
