@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +125,7 @@ class World:
       term_list: terms by index.
       entry_ids: [terms] int64, the catalog's ids.
       catalog_file: name that a log uses.
-      catalog_short: first 8 hex digits of the catalog's hash.
+      catalog_sha256: the catalog's hash, 64 hex digits.
       questions: text of a question -> ids.
       question_ids: [Q, question_chars] int32, the questions of all records.
       question_start: [R + 1] int64, each record's run in it; where it has two or more, the last one
@@ -144,7 +145,7 @@ class World:
     term_list: tuple[str, ...]
     entry_ids: Places
     catalog_file: str
-    catalog_short: str
+    catalog_sha256: str
     questions: QuestionEncoder
     question_ids: Ids
     question_start: Places
@@ -201,7 +202,7 @@ class World:
         ]
         terms = _Terms(
             tuple(texts), np.array(weights, np.float64), np.arange(len(texts), dtype=np.int64),
-            (), "case.json", "0" * 8, (),
+            (), "case.json", "0" * 64, (),
         )  # fmt: skip
         records = tuple(
             Record(str(n), "", (), ("",), answer, "train") for n, answer in enumerate(answers)
@@ -232,10 +233,31 @@ class World:
         """What an actor sees of a question, [question_chars] int32."""
         return self.questions.encode(text)
 
+    def record_index(self, record_id: object) -> int:
+        """Index of the record with this id.
+
+        Raises: EnvironmentSpecError where the corpus has none.
+        """
+        index = self._index_of.get(str(record_id))
+        if index is None:
+            raise EnvironmentSpecError(
+                f"record {record_id!r} is not in the corpus; its first is {self.records[0].id!r}"
+            )
+        return index
+
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {record.id: n for n, record in enumerate(self.records)}
+
     def answer(self, record: int) -> Ids:
         """Ids of a record's answer, those outside the train vocabulary included."""
         start = self.answers.start[record]
         return self.answers.ids[start : start + self.answers.size[record]]
+
+    @property
+    def catalog_short(self) -> str:
+        """The first 8 hex digits of the catalog's hash; what a step line calls `cat`."""
+        return self.catalog_sha256[:8]
 
     @property
     def size(self) -> int:
@@ -302,7 +324,7 @@ class World:
             term_list=terms.texts,
             entry_ids=terms.ids,
             catalog_file=terms.file,
-            catalog_short=terms.short,
+            catalog_sha256=terms.sha256,
             questions=questions,
             question_ids=questions.encode_all(q for record in records for q in record.questions),
             question_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -317,7 +339,7 @@ class _Terms(NamedTuple):
     ids: Places
     banned: tuple[str, ...]
     file: str
-    short: str
+    sha256: str
     topics: tuple[str, ...]
 
     @classmethod
@@ -329,7 +351,7 @@ class _Terms(NamedTuple):
             np.array([entry.id for entry in catalog.entries], np.int64),
             catalog.banned,
             catalog.file,
-            catalog.short,
+            catalog.sha256,
             tuple(entry.term for entry in catalog.entries if entry.kind != "frame"),
         )
 
