@@ -18,7 +18,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from flexattn.attention.lanes import LANES, dot, exp_block, row_add, row_set
+from flexattn.attention.lanes import LANES, copy_block, dot, exp_block, row_add, row_set, scale_block
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["banded", "unsupported"]
@@ -26,68 +26,146 @@ __all__ = ["banded", "unsupported"]
 _NUMBA: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _SMALL = 1 << 16  # elements of q below which waking other threads costs more than it saves
 _STRETCH = 64  # fewest rows of one work item
+_TILE = 32  # rows whose scores are held at a time; enough to keep a core's arithmetic busy
+_SCORES = 4096  # scores held at a time, to stay in the nearest cache
+
+# In all that follows scores, probabilities and their gradients lie newest key first: entry j of a row belongs to
+# the key at i - j. A row has `room` entries, a multiple of LANES.
 
 
-@njit(inline="always", **_NUMBA)
-def _reach(window, strides, choice, batch, head, t, bound):  # type: ignore[no-untyped-def]
-    """Keys that a query sees, 1 .. min(t + 1, bound)."""
-    at = choice * strides[0] + batch * strides[1] + head * strides[2] + t * strides[3]
-    return max(1, min(window[at], min(t + 1, bound)))
+@njit(forceinline=True, **_NUMBA)
+def _measure(window, sw, b, h, t, bound, choices, reach, at):  # type: ignore[no-untyped-def]
+    """reach[at + c] = keys that query t sees under choice c, 1 .. min(t + 1, bound); the largest."""
+    widest = 1
+    for c in range(choices):
+        wanted = window[c * sw[0] + b * sw[1] + h * sw[2] + t * sw[3]]
+        seen = max(1, min(wanted, min(t + 1, bound)))
+        reach[at + c] = seen
+        widest = max(widest, seen)
+    return widest
 
 
-@njit(inline="always", **_NUMBA)
-def _scores(lanes, q, at_q, k, at_k, step_k, count, scale, slope, score):  # type: ignore[no-untyped-def]
-    """score[j] = scale q.k_j - slope (i - j), oldest key first."""
-    for j in range(count):
-        score[j] = dot(lanes, q, at_q, k, at_k + j * step_k) * scale
-    if slope != 0:
-        for j in range(count):
-            score[j] -= slope * (count - 1 - j)
+@njit(forceinline=True, **_NUMBA)
+def _softmax(score, at, count, p):  # type: ignore[no-untyped-def]
+    """p[at : at + count] = softmax(score[at : at + count])."""
+    blocks = (count + LANES - 1) // LANES
+    top = copy_block(score, at, count, p, at)
+    for n in range(1, blocks):
+        top = max(top, copy_block(score, at + LANES * n, count - LANES * n, p, at + LANES * n))
+    total = exp_block(p, at, top)
+    for n in range(1, blocks):
+        total += exp_block(p, at + LANES * n, top)
+    inverse = score.dtype.type(1) / total
+    for n in range(blocks):
+        scale_block(p, at + LANES * n, inverse)
 
 
-@njit(inline="always", **_NUMBA)
-def _softmax(score, first, count, p):  # type: ignore[no-untyped-def]
-    """p[:count] = softmax(score[first : first + count])."""
-    top = score[first]
-    for j in range(count):
-        p[j] = score[first + j]
-        top = max(top, p[j])
-    for block in range(0, count, LANES):
-        exp_block(p, block, top)
-    total = p[0]
-    for j in range(1, count):
-        total += p[j]
-    inverse = 1 / total
-    for j in range(count):
-        p[j] *= inverse
+@njit(**_NUMBA)
+def _forward_item(  # type: ignore[no-untyped-def]
+    lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound,
+    b, kv, begin, end,
+):  # fmt: skip
+    choices, _, _, group, _ = shape
+    room = (bound + LANES - 1) // LANES * LANES
+    tile = max(1, min(_TILE, _SCORES // room))
+    score, p = np.empty(tile * room, q.dtype), np.empty(tile * room, q.dtype)
+    reach = np.empty(tile * choices, np.int64)
+    base_k, base_v = b * sk[0] + kv * sk[1], b * sv[0] + kv * sv[1]
+    for h in range(kv * group, (kv + 1) * group):
+        base_q, slope = b * sq[0] + h * sq[1], slopes[h]
+        for start in range(begin, end, tile):
+            rows = min(tile, end - start)
+            for r in range(rows):
+                t = start + r
+                widest = _measure(window, sw, b, h, t, bound, choices, reach, r * choices)
+                for j in range(widest):
+                    product = dot(lanes, q, base_q + t * sq[2], k, base_k + (t - j) * sk[2])
+                    score[r * room + j] = product * scale - slope * q.dtype.type(j)
+            for c in range(choices):
+                for r in range(rows):
+                    _softmax(score, r * room, reach[r * choices + c], p)
+                base_o = c * so[0] + b * so[1] + h * so[2]
+                for r in range(rows):
+                    t, at = start + r, r * room
+                    at_o = base_o + t * so[3]
+                    row_set(lanes, p[at], v, base_v + t * sv[2], out, at_o)
+                    for j in range(1, reach[r * choices + c]):
+                        row_add(lanes, p[at + j], v, base_v + (t - j) * sv[2], out, at_o)
 
 
 @njit(parallel=True, **_NUMBA)
-def _forward(lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound, stretch):  # type: ignore[no-untyped-def]
-    choices, batches, kv_heads, group, length = shape
-    parts = (length + stretch - 1) // stretch
+def _forward(  # type: ignore[no-untyped-def]
+    lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound, stretch
+):  # fmt: skip
+    parts = (shape[4] + stretch - 1) // stretch
+    for item in prange(shape[1] * shape[2] * parts):
+        pair, begin = item // parts, item % parts * stretch
+        _forward_item(
+            lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound,
+            pair // shape[2], pair % shape[2], begin, min(begin + stretch, shape[4]),
+        )  # fmt: skip
+
+
+@njit(**_NUMBA)
+def _backward_item(  # type: ignore[no-untyped-def]
+    lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
+    shape, scale, bound, b, kv, begin, end,
+):  # fmt: skip
+    choices, _, _, group, length = shape
     room = (bound + LANES - 1) // LANES * LANES
-    for item in prange(batches * kv_heads * parts):
-        part, pair = item % parts, item // parts
-        b, kv = pair // kv_heads, pair % kv_heads
-        score, p = np.empty(room, q.dtype), np.empty(room, q.dtype)
-        for h in range(kv * group, (kv + 1) * group):
-            for t in range(part * stretch, min((part + 1) * stretch, length)):
-                widest = 1
-                for c in range(choices):
-                    widest = max(widest, _reach(window, sw, c, b, h, t, bound))
-                oldest = t + 1 - widest
-                at_q = b * sq[0] + h * sq[1] + t * sq[2]
-                at_k = b * sk[0] + kv * sk[1] + oldest * sk[2]
-                _scores(lanes, q, at_q, k, at_k, sk[2], widest, scale, slopes[h], score)
-                for c in range(choices):
-                    count = _reach(window, sw, c, b, h, t, bound)
-                    _softmax(score, widest - count, count, p)
-                    at_v = b * sv[0] + kv * sv[1] + (t + 1 - count) * sv[2]
-                    at_o = c * so[0] + b * so[1] + h * so[2] + t * so[3]
-                    row_set(lanes, p[0], v, at_v, out, at_o)
-                    for j in range(1, count):
-                        row_add(lanes, p[j], v, at_v + j * sv[2], out, at_o)
+    tile = max(1, min(_TILE, _SCORES // room))
+    score, p = np.empty(tile * room, q.dtype), np.empty(tile * room, q.dtype)
+    dp, ds = np.empty(tile * room, q.dtype), np.empty(tile * room, q.dtype)
+    reach, widest = np.empty(tile * choices, np.int64), np.empty(tile, np.int64)
+    zero, dim = q.dtype.type(0), LANES * len(lanes)
+    base_k, base_v = b * sk[0] + kv * sk[1], b * sv[0] + kv * sv[1]
+    base_dk, base_dv = b * sdk[0] + kv * sdk[1], b * sdv[0] + kv * sdv[1]
+    for t in range(begin, end):
+        dk[base_dk + t * sdk[2] : base_dk + t * sdk[2] + dim] = zero
+        dv[base_dv + t * sdv[2] : base_dv + t * sdv[2] + dim] = zero
+    last = min(end + bound - 1, length)  # queries past `end` still see keys of this stretch
+    for h in range(kv * group, (kv + 1) * group):
+        base_q, base_dq, slope = b * sq[0] + h * sq[1], b * sdq[0] + h * sdq[1], slopes[h]
+        for start in range(begin, last, tile):
+            rows = min(tile, last - start)
+            for r in range(rows):
+                t, at = start + r, r * room
+                widest[r] = _measure(window, sw, b, h, t, bound, choices, reach, r * choices)
+                for j in range(widest[r]):
+                    product = dot(lanes, q, base_q + t * sq[2], k, base_k + (t - j) * sk[2])
+                    score[at + j] = product * scale - slope * q.dtype.type(j)
+                    ds[at + j] = zero
+            for c in range(choices):
+                base_do = c * sdo[0] + b * sdo[1] + h * sdo[2]
+                for r in range(rows):
+                    at, count = r * room, reach[r * choices + c]
+                    _softmax(score, at, count, p)
+                    at_do, at_v = base_do + (start + r) * sdo[3], base_v + (start + r) * sv[2]
+                    for j in range(count):
+                        dp[at + j] = dot(lanes, do, at_do, v, at_v - j * sv[2])
+                for r in range(rows):
+                    at, count = r * room, reach[r * choices + c]
+                    delta = zero
+                    for j in range(count):
+                        delta += p[at + j] * dp[at + j]
+                    for j in range(count):
+                        ds[at + j] += p[at + j] * (dp[at + j] - delta) * scale
+                for r in range(rows):
+                    t, at = start + r, r * room
+                    at_do = base_do + t * sdo[3]
+                    # only keys begin <= t - j < end are owned here
+                    for j in range(max(0, t - end + 1), min(reach[r * choices + c], t - begin + 1)):
+                        row_add(lanes, p[at + j], do, at_do, dv, base_dv + (t - j) * sdv[2])
+            for r in range(rows):
+                t, at = start + r, r * room
+                at_q = base_q + t * sq[2]
+                for j in range(max(0, t - end + 1), min(widest[r], t - begin + 1)):
+                    row_add(lanes, ds[at + j], q, at_q, dk, base_dk + (t - j) * sdk[2])
+                if t < end:
+                    at_dq = base_dq + t * sdq[2]
+                    row_set(lanes, ds[at], k, base_k + t * sk[2], dq, at_dq)
+                    for j in range(1, widest[r]):
+                        row_add(lanes, ds[at + j], k, base_k + (t - j) * sk[2], dq, at_dq)
 
 
 @njit(parallel=True, **_NUMBA)
@@ -95,62 +173,14 @@ def _backward(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
     shape, scale, bound, stretch,
 ):  # fmt: skip
-    choices, batches, kv_heads, group, length = shape
-    parts = (length + stretch - 1) // stretch
-    room = (bound + LANES - 1) // LANES * LANES
-    zero, dim = q.dtype.type(0), LANES * len(lanes)
-    for item in prange(batches * kv_heads * parts):
-        part, pair = item % parts, item // parts
-        b, kv = pair // kv_heads, pair % kv_heads
-        begin, end = part * stretch, min((part + 1) * stretch, length)
-        score, p, dp, ds = (
-            np.empty(room, q.dtype), np.empty(room, q.dtype),
-            np.empty(room, q.dtype), np.empty(room, q.dtype),
+    parts = (shape[4] + stretch - 1) // stretch
+    for item in prange(shape[1] * shape[2] * parts):
+        pair, begin = item // parts, item % parts * stretch
+        _backward_item(
+            lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
+            shape, scale, bound, pair // shape[2], pair % shape[2],
+            begin, min(begin + stretch, shape[4]),
         )  # fmt: skip
-        base_k, base_v = b * sk[0] + kv * sk[1], b * sv[0] + kv * sv[1]
-        base_dk, base_dv = b * sdk[0] + kv * sdk[1], b * sdv[0] + kv * sdv[1]
-        for t in range(begin, end):
-            dk[base_dk + t * sdk[2] : base_dk + t * sdk[2] + dim] = zero
-            dv[base_dv + t * sdv[2] : base_dv + t * sdv[2] + dim] = zero
-        for h in range(kv * group, (kv + 1) * group):
-            # queries past `end` still see keys of this stretch
-            for t in range(begin, min(end + bound - 1, length)):
-                widest = 1
-                for c in range(choices):
-                    widest = max(widest, _reach(window, sw, c, b, h, t, bound))
-                oldest = t + 1 - widest
-                if oldest >= end:
-                    continue
-                # the keys owned here are own_from <= j < own_to of this query's band
-                own_from, own_to = max(0, begin - oldest), min(widest, end - oldest)
-                at_q = b * sq[0] + h * sq[1] + t * sq[2]
-                at_k, at_v = base_k + oldest * sk[2], base_v + oldest * sv[2]
-                at_dk, at_dv = base_dk + oldest * sdk[2], base_dv + oldest * sdv[2]
-                _scores(lanes, q, at_q, k, at_k, sk[2], widest, scale, slopes[h], score)
-                for j in range(widest):
-                    ds[j] = zero
-                for c in range(choices):
-                    count = _reach(window, sw, c, b, h, t, bound)
-                    first = widest - count
-                    _softmax(score, first, count, p)
-                    at_do = c * sdo[0] + b * sdo[1] + h * sdo[2] + t * sdo[3]
-                    delta = zero
-                    for j in range(count):
-                        dp[j] = dot(lanes, do, at_do, v, at_v + (first + j) * sv[2])
-                        delta += p[j] * dp[j]
-                    for j in range(count):
-                        ds[first + j] += p[j] * (dp[j] - delta)
-                    for j in range(max(first, own_from), own_to):
-                        row_add(lanes, p[j - first], do, at_do, dv, at_dv + j * sdv[2])
-                for j in range(widest):
-                    ds[j] *= scale
-                for j in range(own_from, own_to):
-                    row_add(lanes, ds[j], q, at_q, dk, at_dk + j * sdk[2])
-                if t < end:
-                    at_dq = b * sdq[0] + h * sdq[1] + t * sdq[2]
-                    row_set(lanes, ds[0], k, at_k, dq, at_dq)
-                    for j in range(1, widest):
-                        row_add(lanes, ds[j], k, at_k + j * sk[2], dq, at_dq)
 
 
 def unsupported(q: Tensor) -> str | None:

@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "dot", "exp_block", "row_add", "row_set"]
+__all__ = ["LANES", "copy_block", "dot", "exp_block", "row_add", "row_set", "scale_block"]
 
 LANES = 8  # floats in one step of `lanes`, and in one block of `exp_block`
 
@@ -104,7 +104,7 @@ def row_add(typing_context, lanes, factor, a, i, out, j):  # noqa: ANN001, ANN20
 
 @intrinsic
 def exp_block(typing_context, a, i, pivot):  # noqa: ANN001, ANN201
-    """a[i : i + 8] = exp(a[i : i + 8] - pivot), for arguments <= 0.
+    """a[i : i + 8] = exp(a[i : i + 8] - pivot), for arguments <= 0; their sum is returned.
 
     exp(x) = 2^n exp(f), n = round(x / ln 2), |f| <= ln(2) / 2, Taylor's polynomial of degree 7 (float32) or 13
     (float64): within 2 units in the last place. Below the least normal number it stays there instead of reaching 0.
@@ -140,7 +140,45 @@ def exp_block(typing_context, a, i, pivot):  # noqa: ANN001, ANN201
             value = builder.call(fused, [value, f, constant(1 / math.factorial(power))])
         bias, shift = (127, 23) if single else (1023, 52)
         exponent = builder.shl(builder.add(builder.fptosi(n, integer), whole(bias)), whole(shift))
-        _store(builder, builder.fmul(value, builder.bitcast(exponent, vector)), target, size)
+        value = builder.fmul(value, builder.bitcast(exponent, vector))
+        _store(builder, value, target, size)
+        reduce = _declare(builder, f"llvm.vector.reduce.fadd.{suffix}", scalar, scalar, vector)
+        return builder.call(reduce, [ir.Constant(scalar, -0.0), value], fastmath=("reassoc",))
+
+    return a.dtype(a, types.intp, a.dtype), generate
+
+
+@intrinsic
+def copy_block(typing_context, a, i, count, out, j):  # noqa: ANN001, ANN201
+    """out[j : j + 8] = a[i : i + 8], -inf from entry `count` on; the largest is returned.
+
+    The largest may pass over a NaN; `exp_block` then brings it back.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        scalar, vector, size = _vector(context, signature.args[0], LANES)
+        x = _load(builder, vector, _pointer(context, builder, signature.args[0], *args[:2]), size)
+        wide = ir.VectorType(ir.IntType(64), LANES)
+        lane = ir.Constant(wide, [ir.Constant(wide.element, n) for n in range(LANES)])
+        least = ir.Constant(vector, [ir.Constant(scalar, -math.inf)] * LANES)
+        kept = builder.icmp_signed("<", lane, _splat(builder, wide, args[2]))
+        x = builder.select(kept, x, least)
+        _store(builder, x, _pointer(context, builder, signature.args[3], *args[3:]), size)
+        reduce = _declare(builder, f"llvm.vector.reduce.fmax.v{LANES}f{8 * size}", scalar, vector)
+        return builder.call(reduce, [x], fastmath=("nnan",))
+
+    return a.dtype(a, types.intp, types.intp, out, types.intp), generate
+
+
+@intrinsic
+def scale_block(typing_context, a, i, factor):  # noqa: ANN001, ANN201
+    """a[i : i + 8] *= factor."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, vector, size = _vector(context, signature.args[0], LANES)
+        target = _pointer(context, builder, signature.args[0], args[0], args[1])
+        x = _load(builder, vector, target, size)
+        _store(builder, builder.fmul(x, _splat(builder, vector, args[2])), target, size)
         return context.get_dummy_value()
 
     return types.none(a, types.intp, a.dtype), generate
