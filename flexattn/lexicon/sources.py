@@ -2,7 +2,7 @@
 
 A term list is TSV or TXT, `term [TAB kind [TAB zipf [TAB source]]]`, or JSON: texts, objects with
 these keys, or a catalog. A second column that is a number is a frequency from elsewhere and no
-kind; it is left aside. Lines that start with # are comments.
+kind; it is left aside. Lines that start with a # and a space are comments.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _lines(data: bytes, where: str) -> list[tuple[int, str]]:
     return [
         (number, line.rstrip("\r"))
         for number, line in numbered
-        if line.strip() and not line.startswith("#")
+        if line.strip() and not line.startswith("# ")
     ]
 
 

@@ -1,0 +1,81 @@
+"""Answers of the buffer as the tensors that the learner takes; the only place where both meet."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from flexattn.agents.buffer import Answers
+from flexattn.agents.cloning import sequence
+from flexattn.agents.masked import unpack_legal
+from flexattn.agents.networks import Foresight
+from flexattn.agents.sac import Batch
+from flexattn.env.reward import length_costs
+from flexattn.env.vocabulary import END, PAD, UNK
+from flexattn.env.world import World
+
+
+class Batches:
+    """Makes learner batches over one world."""
+
+    def __init__(self, world: World, device: torch.device) -> None:
+        """Lay the answers out once, so that a future is one gather."""
+        settings = world.settings
+        self.world, self.device = world, device
+        ahead = settings.future_chars + 1
+        longest = world.longest_answer
+        self.future = np.full((len(world.records), longest + 1 + ahead), PAD, np.int32)
+        for record in range(len(world.records)):
+            ids = world.answer(record)
+            self.future[record, : len(ids)] = np.where(ids < world.size, ids, UNK)
+            self.future[record, len(ids)] = END
+        self.ahead = np.arange(ahead)
+        h, p, longest_term = settings.history_chars, settings.hit_cap_chars, max(settings.lengths)
+        alphas = (settings.alpha_h, settings.alpha_p)
+        self.history_cost = length_costs(h, p, longest_term, settings.lambda_h, 0.0, *alphas)[:, 0]
+        self.cap_cost = length_costs(h, p, longest_term, 0.0, settings.lambda_p, *alphas)[0]
+
+    def of(self, answers: Answers) -> Batch:
+        """Tensors of finished answers.
+
+        Args:
+          answers: padded to their longest, B of them.
+
+        Returns: a `Batch` whose states are all steps and each answer's last state.
+        """
+        world, device = self.world, self.device
+        settings = world.settings
+        steps = answers.emitted.shape[1]
+        place = np.arange(steps + 1)
+        exists = place <= answers.length[:, None]                           # [B, T + 1]
+        taken = place[:steps] < answers.length[:, None]                     # [B, T]
+        flat = np.cumsum(exists.ravel()) - 1
+        here = flat.reshape(exists.shape)[:, :steps][taken]
+        pointer = np.minimum(answers.pointer, self.future.shape[1] - len(self.ahead))
+        future = self.future[answers.record[:, None, None], pointer[..., None] + self.ahead]
+        legal = unpack_legal(answers.legal[exists], world.size)
+        teacher = np.where(answers.teacher < world.size, answers.teacher, UNK)[taken].astype(np.int64)
+        gain = settings.eta2 * answers.gain_by_cap[taken] - self.cap_cost
+        last = (place[:steps] == answers.length[:, None] - 1) & answers.terminated[:, None]
+        rows = torch.from_numpy(teacher)
+        accepted = legal[torch.from_numpy(here)].gather(-1, rows.unsqueeze(-1)).squeeze(-1)
+
+        def put(values: np.ndarray, kind: type) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values.astype(kind))).to(device)
+
+        return Batch(
+            seen=sequence(answers.written, answers.question, settings.max_history, settings.sketch_dim, device),
+            foresight=Foresight(put(future, np.int64), put(answers.covered, np.float32)),
+            rows=put(exists, np.bool_),
+            here=put(here, np.int64),
+            legal=legal.to(device),
+            taken=put(answers.emitted[taken], np.int64),
+            history_choice=put(answers.history_choice[taken], np.int64),
+            cap_choice=put(answers.cap_choice[taken], np.int64),
+            char_reward=put(answers.char_reward[taken], np.float32),
+            history_cost=put(self.history_cost, np.float32),
+            cap_reward=put(gain, np.float32),
+            terminated=put(last[taken], np.bool_),
+            teacher=rows.to(device),
+            accepted=accepted.to(device),
+        )

@@ -1,0 +1,159 @@
+"""Teacher answers as a batch for cloning, with noise in the history that the student will see.
+
+A student that has only seen perfect histories can't come back after a wrong character; so a share
+of the history's characters is replaced by random ones, and the label stays the teacher's character
+at that place. A teacher's character that the mask forbids there is rejected and counted.
+Source: noise in the history is SPEC section 9's arm; DAgger, Ross et al. 2011, arXiv:1011.0686.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+from flexattn.agents.masked import unpack_legal
+from flexattn.agents.networks import Sequence
+from flexattn.agents.sac import CloneBatch
+from flexattn.env.mask import MaskTables, fill_legal
+from flexattn.env.sketch import sketch_sequence
+from flexattn.env.vocabulary import END, PAD
+
+
+@njit(nogil=True, cache=True)
+def _legal_along(written: Any, lengths: Any, rows: Any, M: Any) -> None:
+    """A(s) before every character of given histories, [B, T + 1, W] into `rows`."""
+    for b in range(written.shape[0]):
+        last, before, state = np.int32(PAD), np.int32(PAD), np.int32(0)
+        for t in range(lengths[b] + 1):
+            fill_legal(rows[b, t], last, before, t, state, M)
+            if t < lengths[b]:
+                before, last = last, written[b, t]
+                state = M.goto[state, last]
+
+
+def legal_along(written: np.ndarray, lengths: np.ndarray, tables: MaskTables) -> np.ndarray:
+    """A(s) at every step of histories that were not stepped through an environment.
+
+    Args:
+      written: ids, [B, T] int32, anything past a row's length.
+      lengths: characters of each row, [B].
+      tables: the environment's mask tables.
+
+    Returns: packed rows, [B, T + 1, W] uint64; entry t is before character t.
+    """
+    b, t = written.shape
+    rows = np.zeros((b, t + 1, len(tables.writable)), np.uint64)
+    _legal_along(np.ascontiguousarray(written, np.int32), np.asarray(lengths, np.int64), rows, tables)
+    return rows
+
+
+class TeacherAnswers:
+    """The train answers as padded ids, ready to be drawn from."""
+
+    def __init__(self, answers: list[np.ndarray], questions: list[list[np.ndarray]]) -> None:
+        """Take each answer's ids and its encoded train questions."""
+        self.lengths = np.array([len(ids) for ids in answers])
+        self.ids = np.full((len(answers), int(self.lengths.max())), PAD, np.int32)
+        for row, ids in enumerate(answers):
+            self.ids[row, : len(ids)] = ids
+        self.questions = questions
+        self._order = np.zeros(0, np.int64)
+
+    def draw(self, rng: np.random.Generator, answers: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and encoded questions; every answer comes once before one comes twice."""
+        while len(self._order) < answers:
+            self._order = np.concatenate([self._order, rng.permutation(len(self.lengths))])
+        rows, self._order = self._order[:answers], self._order[answers:]
+        picks = [self.questions[row][rng.integers(len(self.questions[row]))] for row in rows]
+        return rows, np.stack(picks)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Rows that are still to come in this pass, for a checkpoint."""
+        return self._order
+
+    @order.setter
+    def order(self, rows: np.ndarray) -> None:
+        self._order = np.asarray(rows, np.int64)
+
+    def batch(
+        self,
+        rng: np.random.Generator,
+        answers: int,
+        *,
+        noise: float,
+        alphabet: np.ndarray,
+        tables: MaskTables,
+        actions: int,
+        windows: tuple[int, ...],
+        max_history: int,
+        sketch_dim: int,
+        device: torch.device,
+    ) -> CloneBatch:
+        """Draw answers and put noise into their histories.
+
+        Args:
+          rng: source of the draws.
+          answers: B.
+          noise: share of history characters replaced, 0..1.
+          alphabet: ids that a replacement may be, [K].
+          tables: the environment's mask tables.
+          actions: |V|.
+          windows: choices of Lh, one is drawn for each position.
+          max_history: characters of an observation; the sketch counts what lies further back.
+          sketch_dim: S.
+          device: where the batch goes.
+        """
+        rows, questions = self.draw(rng, answers)
+        lengths = self.lengths[rows]
+        steps = int(lengths.max())
+        teacher = self.ids[rows, :steps]
+        replaced = rng.random(teacher.shape) < noise
+        written = np.where(replaced, rng.choice(alphabet, teacher.shape), teacher).astype(np.int32)
+        place = np.arange(steps + 1)
+        exists = place <= lengths[:, None]                                  # [B, T + 1]
+        legal = unpack_legal(legal_along(written, lengths, tables)[exists], actions)
+        target = np.full((answers, steps + 1), END, np.int64)
+        target[:, :steps] = np.where(place[:steps] < lengths[:, None], teacher, END)
+        aimed = torch.from_numpy(target[exists])
+        seen = sequence(written, questions, max_history, sketch_dim, device)
+        window = rng.choice(np.asarray(windows, np.int32), exists.shape)
+        return CloneBatch(
+            seen=seen,
+            window=torch.from_numpy(window).to(device),
+            rows=torch.from_numpy(exists).to(device),
+            legal=legal.to(device),
+            teacher=aimed.to(device),
+            accepted=legal.gather(-1, aimed.unsqueeze(-1)).squeeze(-1).to(device),
+        )
+
+
+def sequence(
+    written: np.ndarray, questions: np.ndarray, max_history: int, sketch_dim: int, device: torch.device
+) -> Sequence:
+    """What an actor sees before each character of whole answers and after the last.
+
+    Args:
+      written: ids, [B, T] int32.
+      questions: encoded, [B, Q].
+      max_history: characters of an observation.
+      sketch_dim: S.
+      device: where it goes.
+
+    Returns: a `Sequence` of [B, T + 1].
+    """
+    answers, steps = written.shape
+    longer = np.full((answers, steps + 1), PAD, np.int32)
+    longer[:, :steps] = written
+    token = np.full((answers, steps + 1), PAD, np.int64)
+    token[:, 1:] = written
+    step = np.broadcast_to(np.arange(steps + 1), token.shape)
+    return Sequence(
+        token=torch.from_numpy(token).to(device),
+        sketch=torch.from_numpy(sketch_sequence(longer, max_history, sketch_dim)).to(device),
+        question=torch.from_numpy(questions.astype(np.int64)).to(device),
+        step=torch.from_numpy(step.copy()).to(device),
+    )

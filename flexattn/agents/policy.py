@@ -1,0 +1,174 @@
+"""Who decides in an episode: the student, or the teacher with windows drawn from the curriculum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flexattn.agents.masked import masked_log_softmax, sample, unpack_legal
+from flexattn.agents.networks import Actor, Sequence
+from flexattn.env.core import Core
+from flexattn.env.spec import Observation
+from flexattn.errors import MaskError
+
+Ids = npt.NDArray[np.int32]
+Choose = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.int64]]
+
+
+class Decision(NamedTuple):
+    """One action for each environment, and how likely its character was.
+
+    Attributes:
+      history: index into H, [N] int32.
+      cap: index into P, [N] int32.
+      char: character, [N] int32.
+      probability: pi(a|s) over A(s), [N] float64; 0 where not active.
+    """
+
+    history: Ids
+    cap: Ids
+    char: Ids
+    probability: npt.NDArray[np.float64]
+
+
+class Student:
+    """The actor, one step at a time.
+
+    With a `generator` all three heads are sampled, as training needs it. Without one, Lh and Lp are
+    the likeliest, and `choose` picks the character from pi(.|s) (the likeliest where it is None).
+    """
+
+    def __init__(
+        self, actor: Actor, *, generator: torch.Generator | None = None, choose: Choose | None = None
+    ) -> None:
+        """Wrap an actor; its weights are read, never changed."""
+        self.actor = actor
+        self.generator = generator
+        self.choose = choose
+        self.device = next(actor.parameters()).device
+        self._windows = torch.tensor(actor.windows, dtype=torch.int32, device=self.device)
+
+    @torch.no_grad()
+    def __call__(
+        self, seen: Observation, legal: npt.NDArray[np.uint64], active: npt.NDArray[np.bool_]
+    ) -> Decision:
+        """Decide for the active environments; the others get zeros."""
+        rows = np.flatnonzero(active)
+        actor, device = self.actor, self.device
+        width = int(self._windows[-1])
+        step = torch.from_numpy(seen.step[rows].astype(np.int64)).to(device)
+        near = Sequence(
+            token=torch.from_numpy(seen.history[rows, -width:].astype(np.int64)).to(device),
+            sketch=torch.from_numpy(seen.sketch[rows]).to(device).unsqueeze(1),
+            question=torch.from_numpy(seen.question[rows].astype(np.int64)).to(device),
+            step=step.unsqueeze(1),
+        )
+        token, fixed = actor.embed(near)                                    # [n, width, dim], [n, 1, .]
+        fixed = fixed[:, 0]
+        log_h = masked_log_softmax(actor.history_logits(token[:, -1], fixed), None)
+        history = self._pick(log_h)
+        window = torch.minimum(self._windows[history], (step + 1).to(torch.int32))
+        windows = window.unsqueeze(1).expand(-1, width).contiguous()
+        state = actor.state(actor.encoder(token, windows, width)[:, -1], fixed)
+        cap = self._pick(masked_log_softmax(actor.cap_head(state), None))
+        allowed = unpack_legal(legal[rows], actor.char_head.out_features).to(device)
+        log_a = masked_log_softmax(actor.char_head(state), allowed)
+        pi = log_a.double().exp().masked_fill(~allowed, 0.0)
+        if self.choose is None:
+            char = self._pick(log_a)
+        else:
+            char = torch.from_numpy(self.choose((pi / pi.sum(-1, keepdim=True)).cpu().numpy())).to(device)
+        if not bool(allowed.gather(-1, char.unsqueeze(-1)).all()):
+            raise MaskError("the student chose a character outside A(s); its weights may hold NaN")
+        chosen = pi.gather(-1, char.unsqueeze(-1)).squeeze(-1)
+        n = len(active)
+        decision = Decision(np.zeros(n, np.int32), np.zeros(n, np.int32), np.ones(n, np.int32), np.zeros(n))
+        for kept, values in zip(decision, (history, cap, char, chosen)):
+            kept[rows] = values.cpu().numpy()
+        return decision
+
+    def _pick(self, log_pi: torch.Tensor) -> torch.Tensor:
+        return log_pi.argmax(-1) if self.generator is None else sample(log_pi, self.generator)
+
+
+class Teacher:
+    """The teacher's characters under windows drawn from the curriculum.
+
+    A character that the mask forbids is relabelled by a random legal one and counted.
+    """
+
+    def __init__(self, env: Core, windows: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
+        """Take the environment, joint probabilities of (Lh, Lp) [|H|, |P|], and the draws' source."""
+        self.env, self.rng = env, rng
+        self.edges = windows.ravel().cumsum()
+        self.caps = windows.shape[1]
+        self.relabelled = 0
+
+    def __call__(
+        self, seen: Observation, legal: npt.NDArray[np.uint64], active: npt.NDArray[np.bool_]
+    ) -> Decision:
+        """Decide for every environment."""
+        n = len(active)
+        drawn = np.searchsorted(self.edges, self.rng.random(n) * self.edges[-1], side="right")
+        drawn = np.minimum(drawn, len(self.edges) - 1)
+        char = self.env.teacher()
+        allowed = is_legal(legal, char)
+        char = np.where(allowed, char, self.env.sample_legal(self.rng)).astype(np.int32)
+        self.relabelled += int((~allowed & active).sum())
+        return Decision(
+            (drawn // self.caps).astype(np.int32), (drawn % self.caps).astype(np.int32), char, np.ones(n)
+        )
+
+
+class TeacherWrites:
+    """DAgger's mixture: with probability beta the teacher's character enters the history.
+
+    Source: Ross et al. 2011, arXiv:1011.0686. Where the mask forbids the teacher's character the
+    student's own is written.
+    """
+
+    def __init__(self, beta: float, rng: np.random.Generator) -> None:
+        """Take beta, 0..1, and the draws' source."""
+        self.beta, self.rng = beta, rng
+
+    def __call__(self, env: Core, char: Ids, active: npt.NDArray[np.bool_]) -> Ids:
+        """What is written, -1 for the student's own."""
+        teacher = env.teacher()
+        replace = (self.rng.random(len(char)) < self.beta) & is_legal(env.legal_packed(), teacher)
+        # the end is the student's decision alone, so that an answer ends where it was ended
+        replace &= (teacher > 2) & (char > 2)
+        return np.where(replace, teacher, -1).astype(np.int32)
+
+
+class NoiseWrites:
+    """Noise in the history of demonstrations: a share of the characters is replaced at random."""
+
+    def __init__(self, share: float, alphabet: Ids, rng: np.random.Generator) -> None:
+        """Take the share, 0..1, ids that may be written, [K], and the draws' source."""
+        self.share, self.alphabet, self.rng = share, alphabet, rng
+
+    def __call__(self, env: Core, char: Ids, active: npt.NDArray[np.bool_]) -> Ids:
+        """What is written, -1 for the emitted character."""
+        noise = self.rng.choice(self.alphabet, len(char))
+        replace = (self.rng.random(len(char)) < self.share) & (char > 2)
+        replace &= ~would_complete_banned(env, noise)
+        return np.where(replace, noise, -1).astype(np.int32)
+
+
+def is_legal(legal: npt.NDArray[np.uint64], char: Ids) -> npt.NDArray[np.bool_]:
+    """Whether each row's character stands in its packed mask, [N] bool."""
+    word = np.minimum(char >> 6, legal.shape[1] - 1)
+    bits = legal[np.arange(len(char)), word] >> (char & 63).astype(np.uint64)
+    return (bits & np.uint64(1)).astype(bool) & (char >> 6 < legal.shape[1])
+
+
+def would_complete_banned(env: Core, char: Ids) -> npt.NDArray[np.bool_]:
+    """Whether writing `char` now would complete a banned term, [N] bool.
+
+    What is put into a history in the student's place keeps the ban too.
+    """
+    return is_legal(env.world.mask.blocked[env.state.automaton], char)

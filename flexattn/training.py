@@ -1,0 +1,278 @@
+"""The training loop: demonstrations, cloning, critic warm-up, masked SAC; every budget in steps.
+
+One step is one gradient update. All randomness comes from three streams that a checkpoint holds, so
+a run that was killed ends with the weights and the log lines of one that never was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flexattn.agents import checkpoint as checkpoints
+from flexattn.agents.batches import Batches
+from flexattn.agents.buffer import AnswerBuffer, concatenate
+from flexattn.agents.checkpoint import Checkpoint
+from flexattn.agents.cloning import TeacherAnswers
+from flexattn.agents.networks import Sizes
+from flexattn.agents.policy import NoiseWrites, Student, Teacher, TeacherWrites
+from flexattn.agents.sac import HEADS, Learner, Rates
+from flexattn.agents.schedule import curriculum, length_probabilities, linear
+from flexattn.audit.writer import RunLog
+from flexattn.config import Config
+from flexattn.display import Display
+from flexattn.env.core import Core
+from flexattn.env.world import World
+from flexattn.errors import CheckpointError
+from flexattn.evaluation.metrics import is_cjk
+from flexattn.experience import Rollout, write_answers
+
+CLONE_WARM_STEPS = 50
+CLONE_LAST_RATE = 0.05  # of clone_lr
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps with one kind of update."""
+
+    name: str
+    steps: int
+
+
+class Training:
+    """Everything that changes during a run."""
+
+    def __init__(
+        self, config: Config, world: World, log: RunLog, display: Display, device: torch.device
+    ) -> None:
+        """Build learner, buffers and environments from a seed; writes nothing yet."""
+        self.config, self.world, self.log, self.display, self.device = config, world, log, display, device
+        train, settings = config.train, world.settings
+        torch.manual_seed(config.seed)
+        sizes = Sizes(world.size, world.vocabulary.alphabet, world.longest_answer + settings.slack + 2)
+        self.learner = Learner(config, sizes, device)
+        self.rng = np.random.default_rng([config.seed, 1])
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.teacher_answers = TeacherAnswers(
+            [world.answer(record) for record in world.train],
+            [self._train_questions(record) for record in world.train],
+        )
+        self.batches = Batches(world, device)
+        self.alphabet = np.array(
+            [i for char, i in world.vocabulary.ids.items() if i < world.size and is_cjk(char)], np.int32
+        )
+        longest = world.longest_answer + settings.slack + 1
+        words = len(world.mask.writable)
+        room = {"words": words, "caps": len(settings.hit_cap_chars), "question_chars": settings.question_chars}
+        self.agent_buffer = AnswerBuffer(config.agent.buffer_answers, longest, **room)
+        self.demo_buffer = AnswerBuffer(config.agent.buffer_answers, longest, **room)
+        self.core = Core(world, train.rollout_answers, gain_by_cap=True)
+        self.step = 0
+        self.characters = 0
+        self.rejected = 0
+        self._warned: set[str] = set()
+        lengths = np.array([len(term) for term in world.term_list])
+        self.cap_lengths = length_probabilities(lengths, settings.hit_cap_chars)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Cloning, critics alone, SAC."""
+        train = self.config.train
+        return (Phase("clone", train.clone_steps), Phase("critics", train.warmup_steps), Phase("sac", train.sac_steps))
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return sum(phase.steps for phase in self.phases)
+
+    def run(self) -> Iterator[int]:
+        """Do the steps that are left; yields after each with its number, so that the caller can
+        evaluate and save."""
+        first = 0
+        for phase in self.phases:
+            last = first + phase.steps
+            if self.step < last:
+                done = max(0, self.step - first)
+                self.display.begin(phase.name, phase.steps, done)
+                update = {"clone": self._clone, "critics": self._critics, "sac": self._sac}[phase.name]
+                if phase.name != "clone" and self.demo_buffer.added == 0:
+                    self._demonstrate()
+                yield from self._steps(phase, update, done)
+            first = last
+
+    def _steps(
+        self, phase: Phase, update: Callable[[int, int], tuple[int, dict[str, float]]], done: int
+    ) -> Iterator[int]:
+        for n in range(done, phase.steps):
+            characters, stats = update(n, phase.steps)
+            self.step += 1
+            self.characters += characters
+            self.display.advance(characters, stats)
+            yield self.step
+
+    # ---- the three kinds of step ---------------------------------------------------------
+
+    def _clone(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
+        """One step of cloning: warm-up, then a cosine down to a twentieth of the rate."""
+        agent, settings = self.config.agent, self.world.settings
+        batch = self.teacher_answers.batch(
+            self.rng, self.config.train.clone_batch_answers, noise=agent.history_noise,
+            alphabet=self.alphabet, tables=self.world.mask, actions=self.world.size,
+            windows=settings.history_chars, max_history=settings.max_history,
+            sketch_dim=settings.sketch_dim, device=self.device,
+        )
+        cosine = 0.5 * (1.0 + math.cos(math.pi * n / steps))
+        warm = min(1.0, (n + 1) / CLONE_WARM_STEPS)
+        rate = agent.clone_lr * warm * (CLONE_LAST_RATE + (1.0 - CLONE_LAST_RATE) * cosine)
+        stats = self.learner.clone(batch, rate)
+        self.rejected += int(stats.pop("rejected"))
+        return len(batch.teacher), stats
+
+    def _critics(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
+        """Critics learn from what the cloned student writes, before the actor may move."""
+        return self._update(n, 0.0, train_actor=False)
+
+    def _sac(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
+        """Critics, actor and temperatures, cloning beside."""
+        return self._update(n, n / max(1, steps - 1), train_actor=True)
+
+    def _update(self, n: int, share: float, *, train_actor: bool) -> tuple[int, dict[str, float]]:
+        train, agent = self.config.train, self.config.agent
+        stats: dict[str, float] = {}
+        if n % train.rollout_every == 0:
+            stats = self._roll_out(share)
+        demos = round(train.batch_answers * agent.demo_fraction)
+        parts = [
+            buffer.take(buffer.sample(self.rng, count))
+            for buffer, count in ((self.demo_buffer, demos), (self.agent_buffer, train.batch_answers - demos))
+            if count
+        ]
+        batch = self.batches.of(concatenate(parts))
+        rates = Rates(
+            kappa={head: linear(getattr(agent.kappa, head), round(share * 1000), 1001) for head in HEADS},
+            bc_weight=linear(agent.bc_weight, round(share * 1000), 1001),
+            train_actor=train_actor,
+        )
+        return len(batch.taken), stats | self.learner.update(batch, rates)
+
+    # ---- experience ----------------------------------------------------------------------
+
+    def _demonstrate(self) -> None:
+        """The teacher writes every train answer, windows by curriculum, noise in the history."""
+        train, agent = self.config.train, self.config.agent
+        order = self.rng.permutation(self.world.train)
+        passes = max(1, min(4, agent.buffer_answers // max(1, len(order))))
+        relabelled = 0
+        for number in range(passes):
+            rho = number / max(1, passes - 1)
+            windows = curriculum(rho, len(self.world.settings.history_chars), self.cap_lengths)
+            for start in range(0, len(order), train.rollout_answers):
+                records = order[start : start + train.rollout_answers]
+                core = self.core if len(records) == self.core.num_envs else Core(self.world, len(records), gain_by_cap=True)
+                teacher = Teacher(core, windows, self.rng)
+                noise = NoiseWrites(agent.history_noise, self.alphabet, self.rng) if number % 2 else None
+                self.demo_buffer.add(self._write(core, records, teacher, noise).answers)
+                relabelled += teacher.relabelled
+        self.display.say(
+            f"demonstrations: {self.demo_buffer.added} answers, {relabelled} teacher characters relabelled, "
+            f"{self.rejected} rejected while cloning: the mask forbade them after a noisy history"
+        )
+
+    def _roll_out(self, share: float) -> dict[str, float]:
+        """The student writes answers to random questions; the teacher's character enters the
+        history with probability beta."""
+        agent = self.config.agent
+        records = self.rng.choice(self.world.train, self.core.num_envs)
+        beta = linear(agent.dagger_beta, round(share * 1000), 1001)
+        student = Student(self.learner.actor, generator=self.generator)
+        rollout = self._write(self.core, records, student, TeacherWrites(beta, self.rng))
+        self.agent_buffer.add(rollout.answers)
+        settings = self.world.settings
+        self.display.choices(
+            dict(zip(settings.history_chars, rollout.history_share)),
+            dict(zip(settings.hit_cap_chars, rollout.cap_share)),
+        )
+        self._watch_collapse(rollout)
+        return {"return": float(rollout.returns.mean()), "hit_rate": rollout.hits}
+
+    def _write(self, core: Core, records: np.ndarray, policy: Any, scribe: Any) -> Rollout:
+        counts = np.maximum(1, np.diff(self.world.question_start)[records] - 1)
+        questions = (self.rng.random(len(records)) * counts).astype(np.int64)
+        return write_answers(core, records, questions, policy, scribe, self.log)
+
+    def _watch_collapse(self, rollout: Rollout) -> None:
+        """Warn once when a head sits on one value."""
+        for name, shares in (("Lh", rollout.history_share), ("Lp", rollout.cap_share)):
+            if shares.max() > 0.995 and name not in self._warned:
+                self._warned.add(name)
+                self.display.say(
+                    f"warning: {name} sits on one value in {shares.max():.1%} of the steps; "
+                    f"raise agent.kappa or look at its cost"
+                )
+
+    def _train_questions(self, record: int) -> list[np.ndarray]:
+        first, last = self.world.question_start[record : record + 2]
+        return list(self.world.question_ids[first : max(first + 1, last - 1)])
+
+    # ---- checkpoints ---------------------------------------------------------------------
+
+    def save(self, folder: Path, extra: dict[str, Any]) -> Path:
+        """Write a checkpoint; all log lines before it are on the disk first."""
+        learner = self.learner
+        tensors = {
+            **checkpoints.module_tensors("actor", learner.actor),
+            **checkpoints.module_tensors("critics", learner.critics),
+            **checkpoints.module_tensors("target", learner.target),
+            **checkpoints.optimiser_tensors("actor_optimiser", learner.actor_optimiser),
+            **checkpoints.optimiser_tensors("critic_optimiser", learner.critic_optimiser),
+            **checkpoints.array_tensors("agent_buffer", self.agent_buffer.store.arrays()),
+            **checkpoints.array_tensors("demo_buffer", self.demo_buffer.store.arrays()),
+            "log_alpha": learner.log_alpha,
+            "order": torch.from_numpy(self.teacher_answers.order.copy()),
+            "generator": self.generator.get_state(),
+        }
+        state = {
+            "log": self.log.position(),
+            "rng": self.rng.bit_generator.state,
+            "added": [self.agent_buffer.added, self.demo_buffer.added],
+            "characters": self.characters,
+            "rejected": self.rejected,
+            "warned": sorted(self._warned),
+            "seed": self.config.seed,
+            **extra,
+        }
+        return checkpoints.save(folder, self.step, tensors, state, self.config.train.keep_checkpoints)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go back to a checkpoint.
+
+        Raises: CheckpointError where it does not fit the configuration.
+        """
+        learner, state = self.learner, saved.state
+        try:
+            learner.actor.load_state_dict(saved.module("actor"))
+            learner.critics.load_state_dict(saved.module("critics"))
+            learner.target.load_state_dict(saved.module("target"))
+            checkpoints.restore_optimiser("actor_optimiser", learner.actor_optimiser, saved)
+            checkpoints.restore_optimiser("critic_optimiser", learner.critic_optimiser, saved)
+            checkpoints.restore_arrays("agent_buffer", self.agent_buffer.store.arrays(), saved)
+            checkpoints.restore_arrays("demo_buffer", self.demo_buffer.store.arrays(), saved)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint step {saved.step} does not fit config.yaml: {str(error).splitlines()[0]}"
+            ) from None
+        self.agent_buffer.added, self.demo_buffer.added = state["added"]
+        learner.log_alpha = saved.tensors["log_alpha"].to(self.device)
+        self.teacher_answers.order = saved.tensors["order"].numpy()
+        self.rng.bit_generator.state = state["rng"]
+        self.step, self.characters, self.rejected = saved.step, state["characters"], state["rejected"]
+        self._warned = set(state["warned"])
+        # restored last, since building the parts above may draw
+        self.generator.set_state(saved.tensors["generator"])
+
