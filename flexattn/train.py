@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,9 @@ class TrainingRun:
         if not rows:
             return
         with self.evaluations.open("ab") as file:
-            file.writelines(row.line() for row in rows)
+            file.writelines(
+                replace(row, characters=self.training.characters).line() for row in rows
+            )
         figures = summary(rows)
         if most is None:
             self.results[regime] = figures

@@ -53,6 +53,7 @@ class Row:
       Lp_steps: choice of Lp -> steps.
       turning: steps at a clause's or term's first character, and the sum of Lh there.
       opening: steps where a long cap can pay, and the sum of Lp there.
+      characters: written or cloned in training before this evaluation.
     """
 
     regime: str
@@ -68,6 +69,7 @@ class Row:
     Lp_steps: Mapping[str, int]
     turning: tuple[int, int]
     opening: tuple[int, int]
+    characters: int = 0
 
     def line(self) -> bytes:
         """The row as one line of JSON, floats rounded to 9 decimals, with its newline."""
@@ -206,7 +208,7 @@ def _parse(line: bytes, where: str) -> Row:
             str(tree["regime"]), int(tree["step"]), str(tree["record"]), str(tree["prompt"]),
             str(tree["output"]), str(tree["reference"]), kpis, float(tree["Lh"]), float(tree["Lp"]),
             _steps(tree["Lh_steps"]), _steps(tree["Lp_steps"]),
-            _pair(tree["turning"]), _pair(tree["opening"]),
+            _pair(tree["turning"]), _pair(tree["opening"]), int(tree["characters"]),
         )  # fmt: skip
     except KeyError as error:
         raise AuditError(f"{where}: {error.args[0]} is missing in an evaluation row") from None
