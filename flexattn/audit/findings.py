@@ -46,7 +46,8 @@ CODES: dict[str, tuple[str, str]] = {
     "step-order": ("trajectory", "steps do not count 1, 2, 3 .. within their episode"),
     "episode-order": ("trajectory", "an episode number comes twice or is missing"),
     "episode-header": ("trajectory", "a step does not belong to the episode it stands in"),
-    "episode-length": ("trajectory", "an episode ends too early or goes on past its end"),
+    "episode-stops": ("trajectory", "an episode stops before its end"),
+    "episode-runs-on": ("trajectory", "an episode goes on past its end"),
     "evaluations": ("trajectory", "evaluations.jsonl is not the one that `end` names"),
     "totals": ("trajectory", "steps or episodes in `end` are not those of the log"),
 }

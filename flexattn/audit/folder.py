@@ -110,6 +110,7 @@ class RunFolder:
             "schema": RUN_SCHEMA,
             "log": SCHEMA,
             "kind": kind,
+            "sample": settings.get("log", {}).get("sample", 1.0),
             "config": settings_sha256(settings),
             "corpus": where,
             "catalogs": [
@@ -155,6 +156,7 @@ class RunFolder:
             value = orjson.loads(text)
             catalogs = {entry["sha256"]: entry["file"] for entry in value["catalogs"]}
             facts = (value["kind"], value["config"], value["corpus"]["sha256"])
+            float(value["sample"])
         except (ValueError, KeyError, TypeError) as error:
             found = "is no JSON" if isinstance(error, ValueError) else f"lacks or garbles {error}"
             raise AuditError(f"{file}: {found}, expected a manifest of {RUN_SCHEMA}") from None

@@ -1,0 +1,211 @@
+"""A log tells a story: first the run, then episodes, each behind its header, last the end.
+
+`Story` takes verified segments and gives back whole episodes; what stands out of place becomes a
+finding. It knows no file but by name, and holds one open episode at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from flexattn.audit.findings import Finding
+from flexattn.audit.lines import event_line
+from flexattn.audit.reader import Segment
+from flexattn.audit.schema import defect
+
+_EVENT = b'{"event":"'
+
+
+@dataclass
+class Told:
+    """An episode as it stands in the log.
+
+    `places` holds (file, line number, index of the step) where its lines begin to be consecutive:
+    the header has step -1.
+    """
+
+    header: dict[str, Any]
+    lines: list[bytes]
+    places: list[tuple[str, int, int]]
+    whole: bool = True
+
+    def place(self, step: int) -> tuple[str, int]:
+        """File and line number of a step, counted from 0; -1 for the header."""
+        file, line, first = next(p for p in reversed(self.places) if p[2] <= step)
+        return file, line + step - first
+
+
+@dataclass
+class Story:
+    """Follows a log's lines. `findings` holds what stands out of place.
+
+    Attributes:
+      run: fields that the event `run` must have.
+      every_episode: whether episode numbers must follow one another without a gap.
+    """
+
+    run: Mapping[str, Any]
+    every_episode: bool = True
+    findings: list[Finding] = field(default_factory=list)
+    steps: int = 0
+    episodes: int = 0
+    catalogs: set[str] = field(default_factory=set)
+    end: dict[str, Any] | None = None
+    end_place: tuple[str, int] = ("", 0)
+    generation: bool = False
+    _open: Told | None = None
+    _begun: bool = False
+    _expected: int = 0
+    _ahead: set[int] = field(default_factory=set)
+    _lost: bool = False
+
+    def __post_init__(self) -> None:
+        self.catalogs |= set(self.run["catalogs"])
+        self.generation = self.run["kind"] == "generate"
+
+    def follow(self, segment: Segment) -> Iterator[Told]:
+        """The episodes that `segment` completes."""
+        file = str(segment.file)
+        number, steps_from = segment.file_line, -1
+        lines = segment.lines
+        for i, line in enumerate(lines):
+            if not line.startswith(_EVENT):
+                if steps_from < 0:
+                    steps_from = i
+                continue
+            if steps_from >= 0:
+                self._steps(file, number + steps_from, lines[steps_from:i])
+                steps_from = -1
+            yield from self._event(file, number + i, line)
+        if steps_from >= 0:
+            self._steps(file, number + steps_from, lines[steps_from:])
+        if segment.findings:
+            self._lost = True
+
+    def close(self, finished: bool) -> Iterator[Told]:
+        """The last episode, and what can only be said at the end.
+
+        Args:
+          finished: whether the log is sealed up to its `end`; else its last episode may stop short.
+        """
+        yield from self._finish(finished)
+        if self.end is not None and not self._lost and self.every_episode:
+            for name, found in (("steps", self.steps), ("episodes", self.episodes)):
+                if self.end[name] != found:
+                    text = f"{name} is {self.end[name]}, the log holds {found}"
+                    self._note("totals", *self.end_place, text, name, self.end[name], found)
+
+    def _note(
+        self,
+        code: str,
+        file: str,
+        line: int,
+        text: str,
+        name: str = "",
+        logged: Any = None,
+        derived: Any = None,
+    ) -> None:
+        self.findings.append(Finding(code, file, line, text, name, logged, derived))
+
+    def _steps(self, file: str, number: int, lines: list[bytes]) -> None:
+        self.steps += len(lines)
+        if self._open is None:
+            if not self._lost:
+                text = "a step without the header of its episode before it"
+                self._note("episode-header", file, number, text)
+            return
+        told = self._open
+        told.places.append((file, number, len(told.lines)))
+        told.lines.extend(lines)
+
+    def _event(self, file: str, number: int, line: bytes) -> Iterator[Told]:
+        try:
+            value = orjson.loads(line)
+        except ValueError as error:
+            self._note("not-json", file, number, f"the line is no JSON: {error}")
+            return
+        wrong = defect(value)
+        if wrong:
+            text = f"{wrong[0]} is {wrong[1]}, expected {wrong[2]}"
+            self._note("schema", file, number, text, wrong[0], wrong[1], wrong[2])
+            self._open = None
+            self._lost = True
+            return
+        kind = value["event"]
+        if event_line(kind, {k: v for k, v in value.items() if k != "event"}) != line:
+            text = "the line holds the right values in other bytes than a writer's"
+            self._note("not-canonical", file, number, text)
+        if kind == "seal":
+            text = "a seal that does not stand at the end of a segment"
+            self._note("seal-order", file, number, text)
+            return
+        yield from self._finish(whole=kind != "resume")
+        if not self._begun and kind != "run":
+            self._note("run-event", file, number, f"the log begins with {kind}, expected run")
+        if self.end is not None:
+            self._note("run-event", file, number, f"{kind} stands behind the end of the run")
+        getattr(self, f"_{kind}", self._nothing)(file, number, value)
+        self._begun = True
+
+    def _nothing(self, file: str, number: int, value: dict[str, Any]) -> None:
+        """Events that tell of nothing that could be checked here."""
+
+    def _run(self, file: str, number: int, value: dict[str, Any]) -> None:
+        if self._begun:
+            self._note("run-event", file, number, "the run begins twice")
+        for name, expected in self.run.items():
+            if value[name] != expected:
+                text = f"{name} is {_short(value[name])}, the run folder says {_short(expected)}"
+                self._note("run-event", file, number, text, name, value[name], expected)
+                return
+
+    def _catalog(self, file: str, number: int, value: dict[str, Any]) -> None:
+        self.catalogs.add(value["catalog"])
+
+    def _resume(self, file: str, number: int, value: dict[str, Any]) -> None:
+        ep = value["ep"]
+        self._ahead = {n for n in self._ahead if n < ep}
+        self._expected = min(self._expected, ep)
+        self.episodes = ep
+        self._lost = True  # totals count superseded lines no more
+
+    def _episode(self, file: str, number: int, value: dict[str, Any]) -> None:
+        ep = value["ep"]
+        if ep < self._expected or ep in self._ahead:
+            self._note("episode-order", file, number, f"episode {ep} comes twice", "ep", ep)
+        self._ahead.add(ep)
+        while self._expected in self._ahead:
+            self._ahead.remove(self._expected)
+            self._expected += 1
+        if len(self._ahead) > 4096:
+            missing = self._expected
+            if self.every_episode and not self._lost:
+                text = f"episode {missing} is missing"
+                self._note("episode-order", file, number, text, "ep", ep, missing)
+            self._expected = min(self._ahead)
+        self.episodes += 1
+        if value["catalog"] not in self.catalogs:
+            text = f"catalog {value['catalog'][:8]} is none of the run's"
+            self._note("catalog-unknown", file, number, text, "catalog", value["catalog"])
+        self._open = Told(value, [], [(file, number, -1)])
+
+    def _end(self, file: str, number: int, value: dict[str, Any]) -> None:
+        self.end, self.end_place = value, (file, number)
+        if self._ahead and self.every_episode and not self._lost:
+            text = f"episode {self._expected} is missing from the log"
+            self._note("episode-order", file, number, text, "ep", None, self._expected)
+
+    def _finish(self, whole: bool) -> Iterator[Told]:
+        if self._open is not None:
+            told, self._open = self._open, None
+            told.whole = whole
+            yield told
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:8] if len(text) == 64 else text[:60]

@@ -1,0 +1,323 @@
+"""Logged decisions in, differences out: every number of an episode is derived again and compared.
+
+Derived are the lines themselves, through `Core` and `records.columns` as in training; an episode
+is right where its bytes are these bytes. No file is opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from flexattn.audit.lines import StepLines
+from flexattn.audit.schema import StepColumns, defect
+from flexattn.env.core import Core
+from flexattn.env.records import FLOATS, INTEGERS, columns
+from flexattn.env.vocabulary import END
+from flexattn.env.world import World
+from flexattn.lexicon.bits import select
+
+LANES = 256  # episodes derived side by side; below the size from which on a step takes threads
+_NUMBERS = frozenset((*FLOATS, "n_legal"))
+_HIT = frozenset(("seg", "len", "file", "pos"))
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An episode as the log has it: the values of its header, and its step lines' bytes.
+
+    `whole` is False where the log ends within it.
+    """
+
+    header: Mapping[str, Any]
+    lines: Sequence[bytes]
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where an episode is not what its decisions give.
+
+    `episode` counts within the batch; `step` is the step line's index from 0, -1 for the header.
+    """
+
+    episode: int
+    step: int
+    code: str
+    text: str
+    field: str = ""
+    logged: Any = None
+    derived: Any = None
+
+
+@dataclass
+class _Decisions:
+    """What is taken from the log: indices and ids, one value a step; `stop` cuts what has none."""
+
+    history: list[int]
+    cap: list[int]
+    char: list[int]
+    written: list[int]
+    illegal: list[bool]
+    stop: Difference | None = None
+
+
+class Deriver:
+    """Derives episodes of one world."""
+
+    def __init__(self, world: World, lanes: int = LANES) -> None:
+        """Make `lanes` environments of `world`."""
+        self.world = world
+        self._core = Core(world, lanes)
+        self._records = {record.id: n for n, record in enumerate(world.records)}
+        self._ids = {"": END, **world.vocabulary.ids}
+        self._history = {lh: n for n, lh in enumerate(world.settings.history_chars)}
+        self._caps = {lp: n for n, lp in enumerate(world.settings.hit_cap_chars)}
+        self._lines = StepLines()
+
+    def check(self, episodes: Sequence[Logged]) -> list[Difference]:
+        """The first difference of each episode that has one, in order."""
+        found: list[Difference] = []
+        for start in range(0, len(episodes), self._core.num_envs):
+            found += self._batch(episodes[start : start + self._core.num_envs], start)
+        return found
+
+    def derive(self, header: Mapping[str, Any], decisions: StepColumns) -> StepColumns:
+        """Columns that the decisions `Lh`, `Lp`, `a`, `w`, `note` of one episode give."""
+        made = _Decisions(
+            [self._history[lh] for lh in decisions["Lh"]],
+            [self._caps[lp] for lp in decisions["Lp"]],
+            [self._ids[a] for a in decisions["a"]],
+            [-1 if w is None else self._ids[w] for w in decisions["w"]],
+            [note == "illegal" for note in decisions["note"]],
+        )
+        whole, _ = self._run([self._records[header["record"]]], [made])
+        whole |= {"ep": [header["ep"]] * len(made.char), "env": [header["env"]] * len(made.char)}
+        return whole
+
+    def _batch(self, episodes: Sequence[Logged], first: int) -> list[Difference]:
+        found: dict[int, Difference] = {}
+        records, decided = [], []
+        for n, episode in enumerate(episodes):
+            wrong = self._header(episode.header, n)
+            record = 0 if wrong else self._records[episode.header["record"]]
+            decisions = _Decisions([], [], [], [], []) if wrong else self._decisions(episode, n)
+            stop = wrong or decisions.stop
+            if stop:
+                found[n] = stop
+            records.append(record)
+            decided.append(decisions)
+        whole, faults = self._run(records, decided)
+        start = 0
+        for n, (episode, decisions) in enumerate(zip(episodes, decided)):
+            count = len(decisions.char)
+            mine = {name: column[start : start + count] for name, column in whole.items()}
+            start += count
+            for name in ("ep", "env"):
+                mine[name] = [episode.header.get(name)] * count
+            lines = self._lines.lines(mine) if count else []
+            differs = None
+            if lines != list(episode.lines[:count]):
+                differs = self._first_difference(n, lines, episode.lines, mine)
+            fault = faults.get(n)
+            if fault and fault.code == "episode-stops" and not episode.whole:
+                fault = None
+            candidates = [d for d in (found.get(n), differs, fault) if d is not None]
+            if candidates:
+                found[n] = min(candidates, key=lambda d: d.step)
+        return [replace(found[n], episode=found[n].episode + first) for n in sorted(found)]
+
+    def _header(self, header: Mapping[str, Any], n: int) -> Difference | None:
+        """Whether the header is the one that training writes for its record."""
+        known = header.get("record")
+        if known not in self._records:
+            text = f"record is {known!r}, which the corpus does not have"
+            return Difference(n, -1, "record-unknown", text, "record", known)
+        record = self.world.records[self._records[known]]
+        question = header["question"]
+        if question not in record.questions:
+            text = f"question is none of the record's {len(record.questions)} questions"
+            return Difference(n, -1, "record-unknown", text, "question", question)
+        settings = self.world.settings
+        derived = {
+            "catalog": self.world.catalog_sha256,
+            "split": record.split,
+            "start": 0,
+            "align": settings.align,
+            "slack": settings.slack,
+        }
+        for name, value in derived.items():
+            if header[name] != value:
+                text = f"{name} is {header[name]!r}, derived {value!r}"
+                return Difference(n, -1, "number", text, name, header[name], value)
+        return None
+
+    def _decisions(self, episode: Logged, n: int) -> _Decisions:
+        """Parse what the student decided, up to the first line that says nothing usable."""
+        made = _Decisions([], [], [], [], [])
+        loads, ids = orjson.loads, self._ids
+        for t, line in enumerate(episode.lines):
+            try:
+                step = loads(line)
+                lh, lp = self._history[step["Lh"]], self._caps[step["Lp"]]
+                char = ids[step["a"]]
+                written = ids[step["w"]] if "w" in step else -1
+            except (ValueError, KeyError, TypeError):
+                made.stop = self._unusable(n, t, line)
+                return made
+            made.history.append(lh)
+            made.cap.append(lp)
+            made.char.append(char)
+            made.written.append(written)
+            made.illegal.append(step.get("note") == "illegal")
+        return made
+
+    def _unusable(self, n: int, t: int, line: bytes) -> Difference:
+        try:
+            step = orjson.loads(line)
+        except ValueError as error:
+            return Difference(n, t, "not-json", f"the line is no JSON: {error}")
+        wrong = defect(step) if isinstance(step, dict) else ("line", "no object", "an object")
+        if wrong:
+            return _schema(n, t, wrong)
+        for name, choices in (("Lh", self._history), ("Lp", self._caps)):
+            if step[name] not in choices:
+                text = f"{name} is {step[name]}, expected one of {list(choices)}"
+                return Difference(n, t, "choice", text, name, step[name], list(choices))
+        name = "a" if step["a"] not in self._ids else "w"
+        text = f"{name} is {step[name]!r}, which the corpus does not have"
+        return Difference(n, t, "illegal", text, name, step[name])
+
+    def _run(
+        self, records: Sequence[int], decided: Sequence[_Decisions]
+    ) -> tuple[dict[str, list[Any]], dict[int, Difference]]:
+        """Step all episodes side by side; columns one episode behind the other, and faults."""
+        core, lanes = self._core, self._core.num_envs
+        lengths = np.array([len(d.char) for d in decided] + [0] * (lanes - len(decided)))
+        room = core.state.history.shape[1]
+        most = min(int(lengths.max(initial=0)), room)
+        put = {
+            name: _padded([getattr(d, name) for d in decided], lengths, most)
+            for name in ("history", "cap", "char", "written")
+        }
+        asked = _padded([d.illegal for d in decided], lengths, most).astype(np.bool_)
+        taken = np.arange(most)[:, None] < lengths
+        kept = {name: np.zeros((most, lanes)) for name in FLOATS}
+        kept |= {name: np.zeros((most, lanes), np.int32) for name in INTEGERS}
+        illegal = np.zeros((most, lanes), np.bool_)
+        over = np.full(lanes, -1)
+        not_lowest: dict[int, int] = {}
+        core.reset(np.arange(len(records)), records)
+        for t in range(most):
+            for lane in np.flatnonzero(asked[t] & taken[t]):
+                if select(core.legal_packed()[lane], 0) != put["char"][t, lane]:
+                    not_lowest.setdefault(int(lane), t)
+            steps = core.step(
+                put["history"][t],
+                put["cap"][t],
+                put["char"][t],
+                put["written"][t],
+                taken[t] & (over < 0),
+                enforce=False,
+            )
+            for name, array in kept.items():
+                array[t] = getattr(steps, name)
+            illegal[t] = steps.illegal
+            over[(steps.terminated | steps.truncated) & (over < 0)] = t
+        flat = {name: array.T[taken.T] for name, array in kept.items()}
+        flat |= {name: put[name].T[taken.T] for name in ("history", "cap")}
+        flat["illegal"] = asked.T[taken.T]
+        whole = dict(columns(self.world, flat, 0, 0))
+        counts = np.minimum(lengths, most).tolist()
+        whole["step"] = [t for count in counts for t in range(1, count + 1)]
+        whole["pos"] = [
+            f"t{t - 1}-{t + n - 2}" if n else "-" for t, n in zip(whole["step"], whole["len"])
+        ]
+        return whole, self._faults(decided, illegal & taken, over, not_lowest)
+
+    def _faults(
+        self,
+        decided: Sequence[_Decisions],
+        illegal: npt.NDArray[np.bool_],
+        over: npt.NDArray[np.int64],
+        not_lowest: Mapping[int, int],
+    ) -> dict[int, Difference]:
+        found: dict[int, Difference] = {}
+        for n in np.flatnonzero(illegal.any(axis=0)).tolist():
+            t = int(illegal[:, n].argmax())
+            char = self.world.vocabulary.char(decided[n].char[t])
+            what = f"a is {char!r}" if char else "the answer ends here"
+            text = f"{what}, which the mask did not allow"
+            found[n] = Difference(n, t, "illegal", text, "a", char)
+        for n, t in not_lowest.items():
+            if n not in found or t < found[n].step:
+                text = "note is illegal, but `a` is not the legal character of the lowest id"
+                found[n] = Difference(n, t, "illegal", text, "note", "illegal")
+        for n, decisions in enumerate(decided):
+            count, end = len(decisions.char), int(over[n])
+            if n in found or decisions.stop or not count or end == count - 1:
+                continue
+            if end < 0:
+                text = f"the episode stops after step {count}, before its end"
+                found[n] = Difference(n, count - 1, "episode-stops", text)
+            else:
+                text = f"the episode goes on after step {end + 1}, which ended it"
+                found[n] = Difference(n, end + 1, "episode-runs-on", text)
+        return found
+
+    def _first_difference(
+        self, n: int, lines: Sequence[bytes], logged: Sequence[bytes], derived: StepColumns
+    ) -> Difference:
+        t = next(t for t, (ours, theirs) in enumerate(zip(lines, logged)) if ours != theirs)
+        return compare(n, t, logged[t], {name: column[t] for name, column in derived.items()})
+
+
+def compare(n: int, t: int, line: bytes, derived: Mapping[str, Any]) -> Difference:
+    """The difference between a logged line and the values derived for it.
+
+    Args:
+      n: number of the episode, for the answer.
+      t: index of the step, likewise.
+      line: its bytes.
+      derived: key -> value, None where a line has no such key.
+    """
+    try:
+        step = orjson.loads(line)
+    except ValueError as error:
+        return Difference(n, t, "not-json", f"the line is no JSON: {error}")
+    wrong = defect(step) if isinstance(step, dict) else ("line", "no object", "an object")
+    if wrong:
+        return _schema(n, t, wrong)
+    for name, value in derived.items():
+        found = step.get(name)
+        if found != value:
+            code = "number" if name in _NUMBERS else "hit" if name in _HIT else "episode-header"
+            code = "step-order" if name == "step" else "number" if name == "note" else code
+            text = f"{name} is {_shown(found)}, derived {_shown(value)}"
+            return Difference(n, t, code, text, name, found, value)
+    text = "the line holds the right values in other bytes than a writer's"
+    return Difference(n, t, "not-canonical", text)
+
+
+def _schema(n: int, t: int, wrong: tuple[str, str, str]) -> Difference:
+    name, found, expected = wrong
+    return Difference(n, t, "schema", f"{name} is {found}, expected {expected}", name, found)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], lengths: npt.NDArray[np.int64], most: int
+) -> npt.NDArray[np.int32]:
+    """Rows of different lengths as columns, [most, lanes]; zeros behind."""
+    out = np.zeros((most, len(lengths)), np.int32)
+    for n, row in enumerate(rows):
+        out[: len(row), n] = row[:most]
+    return out
