@@ -1,0 +1,283 @@
+"""A candidate is accepted when every KPI's bound clears its margin; points accept nothing.
+
+PASS: the bound clears the margin. FAIL: the opposite bound shows that it is missed. INCONCLUSIVE:
+neither, or nothing was measured. ERROR: the figures have no meaning (an all-zero metric, a baseline
+of zero). All KPIs must pass, so no correction for multiplicity is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flexattn.evaluation import compare
+from flexattn.evaluation.arms import REACHED, Arm, convergence, smoothed
+from flexattn.evaluation.compare import Bounds
+from flexattn.evaluation.rows import REGIMES
+
+Floats = npt.NDArray[np.float64]
+Word = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
+
+SCHEMA = "flexattn.report/1"
+EXIT_CODES = {"PASS": 0, "FAIL": 1, "ERROR": 1, "INCONCLUSIVE": 3}
+MIN_SEEDS = 3  # fewer runs an arm show no spread between seeds
+NOT_BELOW = 0.01  # margin of non-inferiority, a share
+DRIFT = 0.05  # margin of equivalence between greedy and top-p, a share
+NOISE = "noise_10"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one KPI.
+
+    Attributes:
+      name: the KPI.
+      regime: where it was measured; "" where that means nothing.
+      rule: what is asked, in words.
+      verdict: PASS, FAIL, INCONCLUSIVE or ERROR.
+      estimate: of the ratio or difference that the rule is about.
+      lower: one-sided 95 % bound.
+      upper: one-sided 95 % bound.
+      margin: what a bound has to clear.
+      baseline: the baseline's mean.
+      candidate: the candidate's mean.
+      seeds: pairs of runs.
+      prompts: answers a run.
+      needed: seeds for a power of 80 % if the estimate is the truth; None: unknown or no number.
+      note: what else a reader should know.
+    """
+
+    name: str
+    regime: str
+    rule: str
+    verdict: Word
+    estimate: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    margin: float | None = None
+    baseline: float | None = None
+    candidate: float | None = None
+    seeds: int = 0
+    prompts: int = 0
+    needed: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """All verdicts, and the one that follows."""
+
+    kpis: tuple[Verdict, ...]
+
+    @property
+    def verdict(self) -> Word:
+        """ERROR before FAIL before INCONCLUSIVE before PASS."""
+        found = {kpi.verdict for kpi in self.kpis}
+        order: tuple[Word, ...] = ("ERROR", "FAIL", "INCONCLUSIVE")
+        return next((word for word in order if word in found), "PASS")
+
+    @property
+    def exit_code(self) -> int:
+        """0 accepted, 1 rejected, 3 inconclusive."""
+        return EXIT_CODES[self.verdict]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report's JSON."""
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "kpis": [asdict(kpi) for kpi in self.kpis],
+        }
+
+
+def judge(
+    candidate: Arm, baseline: Arm, rng: np.random.Generator, draws: int = compare.DRAWS
+) -> Acceptance:
+    """Compare two arms that `arms.check_comparable` lets pass.
+
+    Args:
+      candidate: what shall go online.
+      baseline: what there was.
+      rng: of the bootstrap.
+      draws: of the bootstrap.
+    """
+
+    def ratio(name: str, at_least: float | None, at_most: float | None, rule: str) -> Verdict:
+        return _ratio(candidate, baseline, name, NOISE, at_least, at_most, rule, rng, draws)
+
+    kpis = [
+        ratio("term_recall", 1.10, None, "candidate / baseline >= 1.10"),
+        ratio("word_noncompliance", None, 0.70, "candidate / baseline <= 0.70"),
+        ratio("typo_rate", None, 1.0, "candidate / baseline < 1"),
+    ]
+    for name in ("rouge_l", "bert_score"):
+        kpis += [_not_below(candidate, baseline, name, regime, rng, draws) for regime in REGIMES]
+    kpis += [
+        _convergence(candidate, baseline, rng, draws),
+        _variance(candidate, baseline),
+        *(_drift(candidate, name, rng, draws) for name in ("term_recall", "rouge_l")),
+    ]
+    kpis += [
+        Verdict(name, "", rule, "INCONCLUSIVE", note="not measured by this report")
+        for name, rule in (
+            ("tokens_per_s", "candidate / baseline >= 0.90"),
+            ("throughput_cv", "coefficient of variation <= 0.15"),
+            ("log_overhead", "1 - with log / without log <= 0.05"),
+        )
+    ]
+    return Acceptance(tuple(kpis))
+
+
+# ---- rules -----------------------------------------------------------------------------
+
+
+def _ratio(
+    candidate: Arm, baseline: Arm, name: str, regime: str, at_least: float | None,
+    at_most: float | None, rule: str, rng: np.random.Generator, draws: int,
+) -> Verdict:  # fmt: skip
+    margin = at_least if at_least is not None else at_most
+    ours, theirs = _matrices(candidate, baseline, name, regime)
+    verdict = _open(name, regime, rule, margin, ours, theirs)
+    if verdict.verdict == "ERROR" or margin is None or not ours.size:
+        return verdict
+    if not theirs.mean() > 0.0:
+        return _with(verdict, "ERROR", note="the baseline is 0; a ratio to it is undefined")
+    bounds = compare.mean_ratio(ours, theirs, rng, draws)
+    per_seed = ours.mean(1) / np.maximum(theirs.mean(1), 1e-12)
+    if at_least is not None:
+        needed = compare.seeds_needed(per_seed, margin)
+        return _decided(verdict, bounds, bounds.lower >= margin, bounds.upper < margin, needed)
+    needed = compare.seeds_needed(-per_seed, -margin)
+    good = bounds.upper <= margin if margin < 1.0 else bounds.upper < margin
+    return _decided(verdict, bounds, good, bounds.lower > margin, needed)
+
+
+def _not_below(
+    candidate: Arm, baseline: Arm, name: str, regime: str, rng: np.random.Generator, draws: int
+) -> Verdict:
+    rule = f"candidate - baseline >= -{NOT_BELOW}"
+    ours, theirs = _matrices(candidate, baseline, name, regime)
+    verdict = _open(name, regime, rule, -NOT_BELOW, ours, theirs)
+    if verdict.verdict == "ERROR" or not ours.size:
+        return verdict
+    if not ours.any() and not theirs.any():
+        return _with(verdict, "ERROR", note="0 everywhere in both arms; was the metric computed?")
+    bounds = compare.mean_difference(ours, theirs, rng, draws)
+    needed = compare.seeds_needed((ours - theirs).mean(1), -NOT_BELOW)
+    return _decided(
+        verdict, bounds, bounds.lower >= -NOT_BELOW, bounds.upper < -NOT_BELOW, needed
+    )
+
+
+def _drift(candidate: Arm, name: str, rng: np.random.Generator, draws: int) -> Verdict:
+    """Whether online top-p and greedy agree for the candidate; prompts that both regimes asked."""
+    rule = f"|top_p - greedy| <= {DRIFT}"
+    asked = set(candidate.prompts("greedy"))
+    prompts = [prompt for prompt in candidate.prompts("top_p") if prompt in asked]
+    online, greedy = _defined(
+        candidate.matrix(name, "top_p", prompts), candidate.matrix(name, "greedy", prompts)
+    )
+    verdict = _open(f"drift_{name}", "top_p", rule, DRIFT, online, greedy)
+    if verdict.verdict == "ERROR" or not online.size:
+        return verdict
+    bounds = compare.mean_difference(online, greedy, rng, draws)
+    good = bounds.lower >= -DRIFT and bounds.upper <= DRIFT
+    return _decided(verdict, bounds, good, bounds.upper < -DRIFT or bounds.lower > DRIFT, None)
+
+
+def _convergence(
+    candidate: Arm, baseline: Arm, rng: np.random.Generator, draws: int
+) -> Verdict:
+    rule = "candidate / baseline <= 0.85, characters to 90 % of the baseline's final ROUGE-L"
+    blank = Verdict("convergence_steps", "greedy", rule, "ERROR", margin=0.85)
+    finals = [smoothed(run.curve("rouge_l"))[-1:] for run in baseline.runs]
+    if not all(finals) or not all(run.curve("rouge_l") for run in candidate.runs):
+        return _with(blank, "ERROR", note="a run has no greedy evaluation")
+    target = REACHED * float(np.mean([final[0][1] for final in finals]))
+    ours, theirs = ([convergence(run, target) for run in arm.runs] for arm in (candidate, baseline))
+    steps = [np.array([float(characters) for characters, _ in arm]) for arm in (ours, theirs)]
+    censored = [sum(not reached for _, reached in arm) for arm in (ours, theirs)]
+    blank = _open("convergence_steps", "greedy", rule, 0.85, steps[0][:, None], steps[1][:, None])
+    blank = _with(
+        blank, blank.verdict,
+        note=f"target ROUGE-L {target:.3f}; not reached by {censored[0]} candidate and "
+             f"{censored[1]} baseline runs",
+    )  # fmt: skip
+    if blank.verdict == "ERROR":
+        return blank
+    if not steps[1].mean() > 0.0:
+        return _with(blank, "ERROR", note="rows carry no count of trained characters")
+    bounds = compare.paired_ratio(steps[0], steps[1], rng, draws)
+    needed = compare.seeds_needed(-steps[0] / np.maximum(steps[1], 1.0), -0.85)
+    # a censored candidate run would have needed longer than it is counted, so it proves nothing
+    good = bounds.upper <= 0.85 and censored[0] == 0
+    return _decided(blank, bounds, good, bounds.lower > 0.85 and censored[1] == 0, needed)
+
+
+def _variance(candidate: Arm, baseline: Arm) -> Verdict:
+    rule = "candidate / baseline <= 0.80, variance of the final ROUGE-L between seeds"
+    ours, theirs = _matrices(candidate, baseline, "rouge_l", "greedy")
+    verdict = _open("seed_variance", "greedy", rule, 0.80, ours, theirs)
+    if verdict.verdict == "ERROR" or not ours.size or verdict.seeds < MIN_SEEDS:
+        return verdict
+    ours, theirs = ours.mean(1), theirs.mean(1)
+    try:
+        bounds = compare.variance_ratio(ours, theirs)
+    except ValueError as error:
+        return _with(verdict, "ERROR", note=str(error))
+    varied = {"baseline": float(theirs.var(ddof=1)), "candidate": float(ours.var(ddof=1))}
+    verdict = _with(verdict, verdict.verdict, **varied)
+    return _decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, None)
+
+
+# ---- parts -----------------------------------------------------------------------------
+
+
+def _matrices(candidate: Arm, baseline: Arm, name: str, regime: str) -> tuple[Floats, Floats]:
+    prompts = baseline.prompts(regime)
+    return _defined(
+        candidate.matrix(name, regime, prompts), baseline.matrix(name, regime, prompts)
+    )
+
+
+def _defined(ours: Floats, theirs: Floats) -> tuple[Floats, Floats]:
+    """Prompts whose answer defines the KPI in every run of both arms."""
+    known = ~(np.isnan(ours).any(0) | np.isnan(theirs).any(0))
+    return ours[:, known], theirs[:, known]
+
+
+def _open(
+    name: str, regime: str, rule: str, margin: float | None, ours: Floats, theirs: Floats
+) -> Verdict:
+    """A verdict before the statistics: INCONCLUSIVE without data, ERROR where it has no meaning."""
+    if not ours.size:
+        note = "was not computed; give a model" if name == "bert_score" else "no answer defines it"
+        return Verdict(name, regime, rule, "INCONCLUSIVE", margin=margin, note=note)
+    verdict = Verdict(
+        name, regime, rule, "INCONCLUSIVE", margin=margin, baseline=float(theirs.mean()),
+        candidate=float(ours.mean()), seeds=ours.shape[0], prompts=ours.shape[1],
+    )  # fmt: skip
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return _with(verdict, "ERROR", note="a value is not finite")
+    if verdict.seeds < MIN_SEEDS:
+        note = f"{verdict.seeds} seeds an arm, expected {MIN_SEEDS} or more for a verdict"
+        return _with(verdict, "INCONCLUSIVE", note=note)
+    return verdict
+
+
+def _decided(
+    verdict: Verdict, bounds: Bounds, good: bool, bad: bool, needed: int | None
+) -> Verdict:
+    few = verdict.seeds < MIN_SEEDS
+    word: Word = "INCONCLUSIVE" if few or not (good or bad) else "PASS" if good else "FAIL"
+    return _with(
+        verdict, word, estimate=bounds.estimate, lower=bounds.lower, upper=bounds.upper,
+        needed=needed if word == "INCONCLUSIVE" else None,
+    )  # fmt: skip
+
+
+def _with(verdict: Verdict, word: Word, **changes: Any) -> Verdict:
+    return Verdict(**{**asdict(verdict), "verdict": word, **changes})
