@@ -1,0 +1,472 @@
+"""Long texts on GPU: sinks and local blocks, and windows too wide for one tile.
+
+Rule, in blocks of 128: `visible(i, j)  <=>  j <= i and (j // 128 < sinks or i // 128 - j // 128 < locals)`, with
+`sinks` and `locals` of each head read at run time; or, with a window, `0 <= i - j < window[i]`. A program walks over
+the blocks that its queries see and no others, so the cost follows the pattern, not T.
+
+Backward: one kernel for dq, one for dk and dv, no atomics, the same bits on every run. A sink is seen by every later
+query; its queries are cut into stretches whose sums are added up in a fixed order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
+
+__all__ = ["BLOCK", "blocked"]
+
+BLOCK = 128  # keys in a block of the pattern
+_STRETCHES = 32  # parts that the queries of a sink are cut into
+_BLOCK = tl.constexpr(BLOCK)
+LOG2E = tl.constexpr(1.4426950408889634)
+_STEADY = ["T", "bound", "chunk"]
+
+
+@triton.jit
+def _window(window, at, mask, o_m, bound, TENSOR: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Keys that each query sees, at least 1, at most `bound`."""
+    if TENSOR:
+        width = tl.load(window + at, mask=mask, other=1).to(tl.int32)
+    else:
+        width = tl.zeros_like(o_m) + bound
+    return tl.maximum(tl.minimum(tl.minimum(width, bound), o_m + 1), 1)
+
+
+@triton.jit
+def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, o, lse,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+    scale, T, bound,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    # heads side by side: those that share keys run together; long rows first
+    i_h = tl.program_id(0) % H
+    i_m = tl.num_programs(0) // H - 1 - tl.program_id(0) // H
+    i_b = tl.program_id(1).to(tl.int64)
+    start_m = i_m * BM
+    o_m = start_m + tl.arange(0, BM)
+    o_n = tl.arange(0, BN)
+    o_d = tl.arange(0, BD)
+    m_m = o_m < T
+    m_d = o_d < D
+    q += i_b * sqb + i_h * sqh
+    k += i_b * skb + (i_h // G) * skh
+    v += i_b * svb + (i_h // G) * svh
+    b_q = tl.load(
+        q + o_m.to(tl.int64)[:, None] * sqt + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0
+    )  # [BM, BD]
+    factor = scale * LOG2E
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes + i_h).to(tl.float32) * LOG2E
+    top = tl.full([BM], float("-inf"), tl.float32)
+    total = tl.zeros([BM], tl.float32)
+    b_o = tl.zeros([BM, BD], tl.float32)
+    if BANDED:
+        reach = _window(window, i_b * swb + i_h * swh + o_m * swt, m_m, o_m, bound, TENSOR)
+        masked_from = tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
+    else:
+        block = start_m // _BLOCK
+        local_from = tl.maximum(block - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
+        n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
+        masked_from = start_m // BN * BN
+        n_whole = n_sink + (masked_from - local_from) // BN
+        for n in range(n_whole):
+            start = tl.where(n < n_sink, n * BN, local_from + (n - n_sink) * BN)
+            at = (start + o_n).to(tl.int64)
+            b_k = tl.load(k + at[:, None] * skt + o_d[None, :], mask=m_d[None, :], other=0.0)
+            s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BM, BN]
+            if ALIBI:
+                s = s * factor - slope * (o_m[:, None] - (start + o_n)[None, :])
+                higher = tl.maximum(top, tl.max(s, 1))
+                p = tl.exp2(s - higher[:, None])
+            else:
+                higher = tl.maximum(top, tl.max(s, 1) * factor)
+                p = tl.exp2(s * factor - higher[:, None])
+            fade = tl.exp2(top - higher)
+            total = total * fade + tl.sum(p, 1)
+            b_v = tl.load(v + at[:, None] * svt + o_d[None, :], mask=m_d[None, :], other=0.0)
+            b_o = tl.dot(p.to(b_v.dtype), b_v, b_o * fade[:, None], input_precision=PRECISION)
+            top = higher
+    for start in range(masked_from, tl.minimum(start_m + BM, T), BN):
+        at = (start + o_n).to(tl.int64)
+        m_n = (at < T)[:, None] & m_d[None, :]
+        b_k = tl.load(k + at[:, None] * skt + o_d[None, :], mask=m_n, other=0.0)
+        s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * factor  # [BM, BN]
+        dist = o_m[:, None] - (start + o_n)[None, :]
+        if ALIBI:
+            s -= slope * dist
+        if BANDED:
+            s = tl.where((dist >= 0) & (dist < reach[:, None]), s, float("-inf"))
+        else:
+            s = tl.where(dist >= 0, s, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1))
+        pivot = tl.where(higher == float("-inf"), 0.0, higher)  # no key of this row seen as yet
+        p = tl.exp2(s - pivot[:, None])
+        fade = tl.exp2(top - pivot)
+        total = total * fade + tl.sum(p, 1)
+        b_v = tl.load(v + at[:, None] * svt + o_d[None, :], mask=m_n, other=0.0)
+        b_o = tl.dot(p.to(b_v.dtype), b_v, b_o * fade[:, None], input_precision=PRECISION)
+        top = higher
+    b_o = b_o / total[:, None]
+    o += i_b * sob + i_h * soh
+    tl.store(
+        o + o_m.to(tl.int64)[:, None] * sot + o_d[None, :],
+        b_o.to(o.dtype.element_ty),
+        mask=m_m[:, None] & m_d[None, :],
+    )
+    tl.store(lse + (i_b * H + i_h) * T + o_m, top + tl.log2(total), mask=m_m)
+
+
+@triton.jit
+def _dq_step(  # type: ignore[no-untyped-def]
+    acc, b_q, b_do, b_lse, b_delta, k, v, start, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
+    MASKED: tl.constexpr, BANDED: tl.constexpr, ALIBI: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    at = (start + o_n).to(tl.int64)
+    m_n = m_d[None, :]
+    if MASKED:
+        m_n = (at < T)[:, None] & m_d[None, :]
+    b_k = tl.load(k + at[:, None] * skt + o_d[None, :], mask=m_n, other=0.0)
+    b_v = tl.load(v + at[:, None] * svt + o_d[None, :], mask=m_n, other=0.0)
+    s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * factor
+    dist = o_m[:, None] - (start + o_n)[None, :]
+    if ALIBI:
+        s -= slope * dist
+    p = tl.exp2(s - b_lse[:, None])
+    if MASKED:
+        if BANDED:
+            p = tl.where((dist >= 0) & (dist < reach[:, None]), p, 0.0)
+        else:
+            p = tl.where(dist >= 0, p, 0.0)
+    dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
+    ds = p * (dp - b_delta[:, None])
+    return tl.dot(ds.to(b_k.dtype), b_k, acc, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def blocked_bwd_kernel_dq(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, o, do, lse, delta, dq,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+    sdob, sdoh, sdot, sdqb, sdqh, sdqt,
+    scale, T, bound,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_h = tl.program_id(0) % H
+    i_m = tl.num_programs(0) // H - 1 - tl.program_id(0) // H
+    i_b = tl.program_id(1).to(tl.int64)
+    start_m = i_m * BM
+    o_m = start_m + tl.arange(0, BM)
+    o_n = tl.arange(0, BN)
+    o_d = tl.arange(0, BD)
+    m_m = o_m < T
+    m_d = o_d < D
+    m_q = m_m[:, None] & m_d[None, :]
+    at_m = o_m.to(tl.int64)[:, None]
+    k += i_b * skb + (i_h // G) * skh
+    v += i_b * svb + (i_h // G) * svh
+    b_q = tl.load(q + i_b * sqb + i_h * sqh + at_m * sqt + o_d[None, :], mask=m_q, other=0.0)
+    b_o = tl.load(o + i_b * sob + i_h * soh + at_m * sot + o_d[None, :], mask=m_q, other=0.0)
+    b_do = tl.load(do + i_b * sdob + i_h * sdoh + at_m * sdot + o_d[None, :], mask=m_q, other=0.0)
+    b_delta = tl.sum(b_o.to(tl.float32) * b_do.to(tl.float32), 1)
+    at_row = (i_b * H + i_h) * T + o_m
+    tl.store(delta + at_row, b_delta, mask=m_m)
+    b_lse = tl.load(lse + at_row, mask=m_m, other=0.0)
+    factor = scale * LOG2E
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes + i_h).to(tl.float32) * LOG2E
+    reach = o_m
+    acc = tl.zeros([BM, BD], tl.float32)
+    if BANDED:
+        reach = _window(window, i_b * swb + i_h * swh + o_m * swt, m_m, o_m, bound, TENSOR)
+        masked_from = tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
+    else:
+        local_from = tl.maximum(start_m // _BLOCK - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
+        n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
+        masked_from = start_m // BN * BN
+        for n in range(n_sink + (masked_from - local_from) // BN):
+            start = tl.where(n < n_sink, n * BN, local_from + (n - n_sink) * BN)
+            acc = _dq_step(
+                acc, b_q, b_do, b_lse, b_delta, k, v, start, o_m, o_n, o_d, m_d, reach, skt, svt,
+                factor, slope, T, False, BANDED, ALIBI, PRECISION,
+            )  # fmt: skip
+    for start in range(masked_from, tl.minimum(start_m + BM, T), BN):
+        acc = _dq_step(
+            acc, b_q, b_do, b_lse, b_delta, k, v, start, o_m, o_n, o_d, m_d, reach, skt, svt,
+            factor, slope, T, True, BANDED, ALIBI, PRECISION,
+        )  # fmt: skip
+    dq += i_b * sdqb + i_h * sdqh
+    tl.store(dq + at_m * sdqt + o_d[None, :], (acc * scale).to(dq.dtype.element_ty), mask=m_q)
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def blocked_bwd_kernel_dkv(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, do, lse, delta, dk, dv, part,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt,
+    sdob, sdoh, sdot, sdkb, sdkh, sdkt, sdvb, sdvh, sdvt,
+    scale, T, bound, chunk, sink_tiles,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
+    STRETCHES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Keys of one tile; the first `sink_tiles` tiles once for each stretch of queries."""
+    HKV: tl.constexpr = H // G
+    i_p = tl.program_id(0)
+    i_kv = tl.program_id(1) % HKV
+    i_b = (tl.program_id(1) // HKV).to(tl.int64)
+    is_sink = i_p < sink_tiles * STRETCHES
+    i_n = tl.where(is_sink, i_p // STRETCHES, i_p - sink_tiles * (STRETCHES - 1))
+    first = tl.where(is_sink, (i_p % STRETCHES) * chunk, 0)  # queries first .. last - 1 are ours
+    last = tl.where(is_sink, tl.minimum(first + chunk, T), T)
+    start_n = i_n * BN
+    o_n = start_n + tl.arange(0, BN)
+    o_m = tl.arange(0, BM)
+    o_d = tl.arange(0, BD)
+    m_d = o_d < D
+    m_n = (o_n < T)[:, None] & m_d[None, :]
+    at_n = o_n.to(tl.int64)[:, None]
+    b_k = tl.load(k + i_b * skb + i_kv * skh + at_n * skt + o_d[None, :], mask=m_n, other=0.0)
+    b_v = tl.load(v + i_b * svb + i_kv * svh + at_n * svt + o_d[None, :], mask=m_n, other=0.0)
+    b_dk = tl.zeros([BN, BD], tl.float32)
+    b_dv = tl.zeros([BN, BD], tl.float32)
+    factor = scale * LOG2E
+    for g in range(G):
+        h = i_kv * G + g
+        if BANDED:
+            end = tl.minimum(start_n + BN + bound - 1, T)
+        else:
+            block = start_n // _BLOCK
+            # not block + locals: a head that sees all has locals near the largest int
+            blocks = tl.minimum(tl.load(locals_ + h), (T - 1) // _BLOCK + 1 - block)
+            end = tl.where(block < tl.load(sinks + h), T, tl.minimum((block + blocks) * _BLOCK, T))
+        slope = 0.0
+        if ALIBI:
+            slope = tl.load(slopes + h).to(tl.float32) * LOG2E
+        begin = tl.maximum(first, start_n // BM * BM)
+        for start in range(begin, tl.minimum(end, last), BM):
+            at = start + o_m
+            m_m = at < T
+            m_q = m_m[:, None] & m_d[None, :]
+            at_m = at.to(tl.int64)[:, None]
+            b_q = tl.load(q + i_b * sqb + h * sqh + at_m * sqt + o_d[None, :], mask=m_q, other=0.0)
+            b_do = tl.load(
+                do + i_b * sdob + h * sdoh + at_m * sdot + o_d[None, :], mask=m_q, other=0.0
+            )
+            at_row = (i_b * H + h) * T + at
+            b_lse = tl.load(lse + at_row, mask=m_m, other=0.0)
+            b_delta = tl.load(delta + at_row, mask=m_m, other=0.0)
+            s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * factor  # [BN, BM]
+            dist = at[None, :] - o_n[:, None]
+            if ALIBI:
+                s -= slope * dist
+            p = tl.exp2(s - b_lse[None, :])
+            if BANDED:
+                reach = _window(window, i_b * swb + h * swh + at * swt, m_m, at, bound, TENSOR)
+                p = tl.where((dist >= 0) & (dist < reach[None, :]), p, 0.0)
+            else:
+                p = tl.where(dist >= 0, p, 0.0)
+            b_dv = tl.dot(p.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
+            dp = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)  # [BN, BM]
+            ds = p * (dp - b_delta[None, :])
+            b_dk = tl.dot(ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
+    b_dk *= scale
+    if is_sink:
+        # part is [2, STRETCHES, B, HKV, sink_tiles * BN, D]
+        pair = i_b * HKV + i_kv
+        pairs = tl.num_programs(1).to(tl.int64)
+        row = ((i_p % STRETCHES) * pairs + pair) * (sink_tiles * BN) + at_n
+        tl.store(part + row * D + o_d[None, :], b_dk, mask=m_d[None, :])
+        row += STRETCHES * pairs * (sink_tiles * BN)
+        tl.store(part + row * D + o_d[None, :], b_dv, mask=m_d[None, :])
+    else:
+        at_k = i_b * sdkb + i_kv * sdkh + at_n * sdkt
+        at_v = i_b * sdvb + i_kv * sdvh + at_n * sdvt
+        tl.store(dk + at_k + o_d[None, :], b_dk.to(dk.dtype.element_ty), mask=m_n)
+        tl.store(dv + at_v + o_d[None, :], b_dv.to(dv.dtype.element_ty), mask=m_n)
+
+
+def tiles(q: Tensor, backward: bool) -> dict[str, Any]:
+    """BM, BN, warps and stages for q's type and head dim."""
+    dim = q.shape[-1]
+    if q.dtype == torch.float32:
+        return {"BM": 32, "BN": 32, "num_warps": 4, "num_stages": 1}
+    if backward:
+        return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
+    if dim > 64:
+        return {"BM": 128, "BN": 128, "num_warps": 8, "num_stages": 2}
+    return {"BM": 128, "BN": 64, "num_warps": 4, "num_stages": 3}
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(stride for x in tensors for stride in x.stride()[:-1])
+
+
+def _window_strides(window: Tensor | None) -> tuple[int, int, int]:
+    if window is None:
+        return 0, 0, 0
+    if window.dim() == 2:
+        return window.stride(0), 0, window.stride(1)
+    return window.stride(0), window.stride(1), window.stride(2)
+
+
+def _meta(q: Tensor, k: Tensor, window: Tensor | None, sinks: Tensor | None, slopes: Tensor | None) -> dict[str, Any]:
+    dim = q.shape[-1]
+    return {
+        "H": q.shape[1],
+        "G": q.shape[1] // k.shape[1],
+        "D": dim,
+        "BD": triton.next_power_of_2(dim),
+        "BANDED": sinks is None,
+        "TENSOR": window is not None,
+        "ALIBI": slopes is not None,
+        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+    }
+
+
+@torch.library.custom_op("flexattn::blocked", mutates_args=())
+def _blocked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Tensor | None,
+    sinks: Tensor | None,
+    locals_: Tensor | None,
+    slopes: Tensor | None,
+    bound: int,
+    scale: float,
+    sink_blocks: int,
+) -> tuple[Tensor, Tensor]:
+    """Outputs [B, H, T, D] and base-2 log-sum-exp [B, H, T]; see `blocked`."""
+    q, k, v = rows_whole(q), rows_whole(k), rows_whole(v)
+    out = empty_like_q(q)
+    batch, heads, length, _ = q.shape
+    lse = q.new_empty((batch, heads, length), dtype=torch.float32)
+    if out.numel():
+        chosen = tiles(q, backward=False)
+        grid = (heads * triton.cdiv(length, chosen["BM"]), batch)
+        blocked_fwd_kernel[grid](
+            q, k, v, window, sinks, locals_, slopes, out, lse,
+            *_strides(q, k, v), *_window_strides(window), *_strides(out),
+            scale, length, min(bound, length),
+            **_meta(q, k, window, sinks, slopes), **chosen,
+        )  # fmt: skip
+    return out, lse
+
+
+@torch.library.custom_op("flexattn::blocked_backward", mutates_args=())
+def _blocked_backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    window: Tensor | None,
+    sinks: Tensor | None,
+    locals_: Tensor | None,
+    slopes: Tensor | None,
+    bound: int,
+    scale: float,
+    sink_blocks: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    do, q, k, v = rows_whole(do), rows_whole(q), rows_whole(k), rows_whole(v)
+    dq, dk, dv = empty_like_q(q), empty_like_q(k), empty_like_q(v)
+    batch, heads, length, dim = q.shape
+    if q.numel() == 0:
+        return dq, dk, dv
+    chosen = tiles(q, backward=True)
+    meta = _meta(q, k, window, sinks, slopes)
+    delta = torch.empty_like(lse)
+    grid = (heads * triton.cdiv(length, chosen["BM"]), batch)
+    blocked_bwd_kernel_dq[grid](
+        q, k, v, window, sinks, locals_, slopes, out, do, lse, delta, dq,
+        *_strides(q, k, v), *_window_strides(window), *_strides(out, do, dq),
+        scale, length, min(bound, length), **meta, **chosen,
+    )  # fmt: skip
+    key_tiles = triton.cdiv(length, chosen["BN"])
+    sink_tiles = min(sink_blocks * BLOCK // chosen["BN"], key_tiles)
+    kv_heads, rows = k.shape[1], sink_tiles * chosen["BN"]
+    part = q.new_empty((2, _STRETCHES, batch, kv_heads, rows, dim), dtype=torch.float32)
+    chunk = triton.cdiv(triton.cdiv(length, _STRETCHES), BLOCK) * BLOCK
+    grid = (key_tiles + sink_tiles * (_STRETCHES - 1), batch * kv_heads)
+    blocked_bwd_kernel_dkv[grid](
+        q, k, v, window, sinks, locals_, slopes, do, lse, delta, dk, dv, part,
+        *_strides(q, k, v), *_window_strides(window), *_strides(do, dk, dv),
+        scale, length, min(bound, length), chunk, sink_tiles,
+        STRETCHES=_STRETCHES, **meta, **chosen,
+    )  # fmt: skip
+    if sink_tiles:
+        whole = part.sum(1)
+        rows = min(rows, length)
+        dk[:, :, :rows] = whole[0, :, :, :rows]
+        dv[:, :, :rows] = whole[1, :, :, :rows]
+    return dq, dk, dv
+
+
+@_blocked.register_fake
+def _(q, k, v, window, sinks, locals_, slopes, bound, scale, sink_blocks):  # type: ignore[no-untyped-def]
+    return empty_like_q(rows_whole(q)), q.new_empty(q.shape[:-1], dtype=torch.float32)
+
+
+@_blocked_backward.register_fake
+def _(do, q, k, v, out, lse, window, sinks, locals_, slopes, bound, scale, sink_blocks):  # type: ignore[no-untyped-def]
+    return tuple(empty_like_q(rows_whole(x)) for x in (q, k, v))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.bound, ctx.scale, ctx.sink_blocks = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx: Any, do: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, window, sinks, locals_, slopes, out, lse = ctx.saved_tensors
+    grads = _blocked_backward(
+        do, q, k, v, out, lse, window, sinks, locals_, slopes, ctx.bound, ctx.scale, ctx.sink_blocks
+    )
+    return *grads, None, None, None, None, None, None, None
+
+
+_blocked.register_autograd(_gradients, setup_context=_keep)
+
+
+def blocked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: Tensor | None = None,
+    bound: int = 0,
+    sinks: Tensor | None = None,
+    locals_: Tensor | None = None,
+    sink_blocks: int = 0,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Attention over sinks and local blocks, or under a window of any width.
+
+    Args:
+      q: [B, H, T, D] on GPU.
+      k, v: [B, Hkv, T, D].
+      scale: factor of q.k.
+      window: [B, T] or [B, H, T] integers, or None where `bound` is every query's window.
+      bound: keys that any query may see at most.
+      sinks, locals_: of each head, [H] int32, blocks of 128; with these there is no window.
+      sink_blocks: the largest of `sinks`.
+      slopes: ALiBi's slopes, [H], or None.
+
+    Returns: [B, H, T, D].
+    """
+    return _blocked(q, k, v, window, sinks, locals_, slopes, bound, scale, sink_blocks)[0]

@@ -1,0 +1,441 @@
+"""Windowed attention on GPU, one launch forward and one backward.
+
+Rule: rows of all sequences stand one after another, and a program takes a tile of BN of them: those it owns, and a
+halo of `bound - 1` before them whose keys they may see. `0 <= i - j < min(window, t + 1)` keeps a row inside its own
+sequence, so tiles need not know where sequences begin, and sequences of 6 fill a tile as well as those of 600.
+
+The backward tile has a halo on both sides: every query that can see an owned key has its whole window inside, so the
+probabilities are computed again and nothing but q, k, v and the windows is kept: no log-sum-exp, no second launch, no
+atomics, the same bits on every run. All choices of window share one product q k^T.
+
+Windows are read at run time. Compiled into a kernel are types, head counts, D and tile sizes, never T, B or a window.
+Windows too wide for a tile go to `blocked`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from flexattn.attention.blocked import blocked
+from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
+
+__all__ = ["fits_tile", "unsupported", "windowed"]
+
+LOG2E = tl.constexpr(1.4426950408889634)
+_WIDEST = 32  # keys a halo may hold
+_CHOICES = 8  # choices of window in one launch, 16 bits each in two integers
+
+
+@triton.jit
+def _rows(program, owned, halo, T, N, BN: tl.constexpr, HKV: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Row of each tile line, is it real, is it owned, its batch, kv head and position."""
+    o_n = tl.arange(0, BN)
+    row = program * owned - halo + o_n
+    m_n = (row >= 0) & (row < N)
+    m_own = m_n & (o_n >= halo) & (o_n < halo + owned)
+    pair = tl.where(m_n, row, 0) // T
+    t = tl.where(m_n, row, 0) - pair * T
+    return row, m_n, m_own, pair // HKV, pair % HKV, t
+
+
+@triton.jit
+def _width(packed_low, packed_high, c: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Choice c of the windows packed 16 bits each."""
+    packed = packed_low if c < 4 else packed_high
+    return ((packed >> (16 * (c % 4))) & 0xFFFF).to(tl.int32)
+
+
+@triton.jit
+def _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c: tl.constexpr, TENSOR: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Keys that each row sees: its window, cut to `bound` and to the start of its sequence, at least 1."""
+    if TENSOR:
+        width = tl.load(window + at_w, mask=m_n, other=1).to(tl.int32)
+    else:
+        width = _width(packed_low, packed_high, c)
+    return tl.maximum(tl.minimum(tl.minimum(width, bound), t + 1), 1)  # [BN]
+
+
+@triton.jit
+def _probabilities(s, dist, reach):  # type: ignore[no-untyped-def]
+    """exp2(s - max) where 0 <= dist < reach, and the sum of a row."""
+    seen = (dist >= 0) & (dist < reach[:, None])
+    s = tl.where(seen, s, float("-inf"))
+    p = tl.exp2(s - tl.max(s, 1)[:, None])  # a row sees itself, so its largest is finite
+    return p, tl.sum(p, 1)
+
+
+_STEADY = ["T", "N", "owned", "halo", "bound", "packed_low", "packed_high"]
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def windowed_fwd_kernel(  # type: ignore[no-untyped-def]
+    q, k, v, window, slopes, o,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, soc, sob, soh, sot,
+    scale, T, N, owned, halo, bound, packed_low: tl.int64, packed_high: tl.int64,
+    HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
+    o_d = tl.arange(0, BD)
+    m_d = o_d < D
+    dist = tl.arange(0, BN)[:, None] - tl.arange(0, BN)[None, :]
+    b = b.to(tl.int64)
+    if FLAT:
+        at_k = row.to(tl.int64) * D
+        at_v = at_k
+    else:
+        at_k = b * skb + kv * skh + t * skt
+        at_v = b * svb + kv * svh + t * svt
+    m_k = m_n[:, None] & m_d[None, :]
+    m_q = m_own[:, None] & m_d[None, :]
+    b_k = tl.load(k + at_k[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+    b_v = tl.load(v + at_v[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+    for g in range(G):
+        h = kv * G + g
+        at_q = at_k if FLAT else b * sqb + h * sqh + t * sqt
+        b_q = tl.load(q + at_q[:, None] + o_d[None, :], mask=m_q, other=0.0)  # [BN, BD]
+        s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2E)  # [BN, BN]
+        if ALIBI:
+            slope = tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E
+            s -= slope[:, None] * dist
+        at_w = b * swb + h * swh + t * swt
+        for c in tl.static_range(CHOICES):
+            reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c, TENSOR)
+            p, total = _probabilities(s, dist, reach)
+            b_o = tl.dot(p.to(b_v.dtype), b_v, input_precision=PRECISION) / total[:, None]
+            at_o = (row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot) + c * soc
+            tl.store(o + at_o[:, None] + o_d[None, :], b_o.to(o.dtype.element_ty), mask=m_q)
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
+    q, k, v, window, slopes, o,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, soc, sob, soh, sot,
+    scale, T, N, owned, halo, bound, packed_low: tl.int64, packed_high: tl.int64,
+    HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
+    BOUND: tl.constexpr,
+):  # fmt: skip
+    """Key by key, nearest first: exact float32 products, and every wider choice goes on from the last."""
+    row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
+    o_d = tl.arange(0, BD)
+    m_d = o_d < D
+    b = b.to(tl.int64)
+    if FLAT:
+        at_k = row.to(tl.int64) * D
+        at_v = at_k
+    else:
+        at_k = b * skb + kv * skh + t * skt
+        at_v = b * svb + kv * svh + t * svt
+    m_q = m_n[:, None] & m_d[None, :]
+    for g in range(G):
+        h = kv * G + g
+        at_q = at_k if FLAT else b * sqb + h * sqh + t * sqt
+        b_q = tl.load(q + at_q[:, None] + o_d[None, :], mask=m_q, other=0.0).to(tl.float32)
+        b_q *= scale * LOG2E
+        slope = tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E if ALIBI else 0.0
+        at_w = b * swb + h * swh + t * swt
+        if TENSOR:
+            reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, 0, True)
+        else:
+            reach = tl.minimum(t + 1, bound)
+        top = tl.full([BN], float("-inf"), tl.float32)
+        total = tl.zeros([BN], tl.float32)
+        b_o = tl.zeros([BN, BD], tl.float32)
+        for j in tl.static_range(BOUND):
+            seen = m_n & (j < reach)
+            m_k = seen[:, None] & m_d[None, :]
+            sk = D if FLAT else skt
+            sv = D if FLAT else svt
+            b_k = tl.load(k + (at_k - j * sk)[:, None] + o_d[None, :], mask=m_k, other=0.0)
+            b_v = tl.load(v + (at_v - j * sv)[:, None] + o_d[None, :], mask=m_k, other=0.0)
+            s = tl.sum(b_q * b_k.to(tl.float32), 1)
+            if ALIBI:
+                s -= slope * j
+            if j > 0:
+                s = tl.where(seen, s, float("-inf"))
+            higher = tl.maximum(top, s)
+            fade = tl.exp2(top - higher)
+            p = tl.exp2(s - higher)
+            total = total * fade + p
+            b_o = b_o * fade[:, None] + p[:, None] * b_v.to(tl.float32)
+            top = higher
+            if not TENSOR:
+                for c in tl.static_range(CHOICES):
+                    if tl.minimum(_width(packed_low, packed_high, c), bound) == j + 1:
+                        at_o = (row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot) + c * soc
+                        done = (b_o / total[:, None]).to(o.dtype.element_ty)
+                        tl.store(o + at_o[:, None] + o_d[None, :], done, mask=m_q)
+        if TENSOR:
+            at_o = row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot
+            done = (b_o / total[:, None]).to(o.dtype.element_ty)
+            tl.store(o + at_o[:, None] + o_d[None, :], done, mask=m_q)
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def windowed_bwd_kernel(  # type: ignore[no-untyped-def]
+    q, k, v, window, slopes, do, dq, dk, dv,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, soc, sob, soh, sot,
+    sdqb, sdqh, sdqt, sdkb, sdkh, sdkt, sdvb, sdvh, sdvt,
+    scale, T, N, owned, halo, bound, packed_low: tl.int64, packed_high: tl.int64,
+    HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
+    o_d = tl.arange(0, BD)
+    m_d = o_d < D
+    dist = tl.arange(0, BN)[:, None] - tl.arange(0, BN)[None, :]
+    b = b.to(tl.int64)
+    if FLAT:
+        at_k = row.to(tl.int64) * D
+        at_v = at_k
+    else:
+        at_k = b * skb + kv * skh + t * skt
+        at_v = b * svb + kv * svh + t * svt
+    m_k = m_n[:, None] & m_d[None, :]
+    m_q = m_own[:, None] & m_d[None, :]
+    b_k = tl.load(k + at_k[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+    b_v = tl.load(v + at_v[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+    b_dk = tl.zeros([BN, BD], tl.float32)
+    b_dv = tl.zeros([BN, BD], tl.float32)
+    for g in range(G):
+        h = kv * G + g
+        at_q = at_k if FLAT else b * sqb + h * sqh + t * sqt
+        b_q = tl.load(q + at_q[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+        s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2E)  # [BN, BN]
+        if ALIBI:
+            slope = tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E
+            s -= slope[:, None] * dist
+        at_w = b * swb + h * swh + t * swt
+        b_ds = tl.zeros([BN, BN], tl.float32)
+        for c in tl.static_range(CHOICES):
+            at_o = (row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot) + c * soc
+            b_do = tl.load(do + at_o[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+            reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c, TENSOR)
+            p, total = _probabilities(s, dist, reach)
+            p /= total[:, None]
+            dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)  # [BN, BN]
+            delta = tl.sum(p * dp, 1)
+            b_ds += p * (dp - delta[:, None])
+            b_dv += tl.dot(tl.trans(p.to(b_do.dtype)), b_do, input_precision=PRECISION)
+        b_ds = (b_ds * scale).to(b_k.dtype)
+        b_dq = tl.dot(b_ds, b_k, input_precision=PRECISION)  # [BN, BD]
+        at_dq = row.to(tl.int64) * D if FLAT else b * sdqb + h * sdqh + t * sdqt
+        tl.store(dq + at_dq[:, None] + o_d[None, :], b_dq.to(dq.dtype.element_ty), mask=m_q)
+        b_dk += tl.dot(tl.trans(b_ds), b_q, input_precision=PRECISION)
+    at_dk = row.to(tl.int64) * D if FLAT else b * sdkb + kv * sdkh + t * sdkt
+    at_dv = row.to(tl.int64) * D if FLAT else b * sdvb + kv * sdvh + t * sdvt
+    tl.store(dk + at_dk[:, None] + o_d[None, :], b_dk.to(dk.dtype.element_ty), mask=m_q)
+    tl.store(dv + at_dv[:, None] + o_d[None, :], b_dv.to(dv.dtype.element_ty), mask=m_q)
+
+
+def _tile(rows: int, halo: int, length: int) -> tuple[int, int]:
+    """Rows that a tile owns, and the halo on each side that it needs for them.
+
+    A tile that holds whole sequences needs no halo.
+    """
+    whole = rows // length * length
+    return (whole, 0) if whole >= rows - halo else (rows - halo, halo)
+
+
+def fits_tile(bound: int, length: int) -> bool:
+    """Whether windows up to `bound` in sequences of `length` are a matter of one tile."""
+    return bound <= _WIDEST or length <= 128
+
+
+def _shape(bound: int, length: int, dim: int, single: bool, backward: bool) -> tuple[int, int]:
+    """BN and warps of a tile."""
+    if length <= 128 and bound > _WIDEST:
+        rows = 128
+    elif bound > 17:
+        rows = 128
+    else:
+        rows = 64
+    if single and not backward:
+        return rows, 8 if dim > 64 or rows > 64 else 4
+    return rows, 8 if dim > 64 or rows > 64 else 4
+
+
+def _packed(widths: list[int]) -> tuple[int, int]:
+    """Up to eight windows, 16 bits each, in two integers."""
+    low = sum(min(width, 0x7FFF) << (16 * c) for c, width in enumerate(widths[:4]))
+    high = sum(min(width, 0x7FFF) << (16 * c) for c, width in enumerate(widths[4:]))
+    return low, high
+
+
+def _whole(*tensors: Tensor) -> bool:
+    return all(x.is_contiguous() for x in tensors)
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(stride for x in tensors for stride in x.stride()[:-1])
+
+
+def _window_strides(window: Tensor | None) -> tuple[int, int, int]:
+    if window is None:
+        return 0, 0, 0
+    if window.dim() == 2:
+        return window.stride(0), 0, window.stride(1)
+    return window.stride(0), window.stride(1), window.stride(2)
+
+
+def _meta(
+    q: Tensor, k: Tensor, window: Tensor | None, widths: list[int], slopes: Tensor | None, flat: bool
+) -> dict[str, Any]:
+    return {
+        "HKV": k.shape[1],
+        "G": q.shape[1] // k.shape[1],
+        "D": q.shape[-1],
+        "BD": triton.next_power_of_2(q.shape[-1]),
+        "CHOICES": len(widths),
+        "TENSOR": window is not None,
+        "ALIBI": slopes is not None,
+        "FLAT": flat and q.shape[1] == k.shape[1],
+    }
+
+
+@torch.library.custom_op("flexattn::windowed", mutates_args=())
+def _windowed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Tensor | None,
+    widths: list[int],
+    slopes: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """[C, B, H, T, D]; see `windowed`."""
+    q, k, v = rows_whole(q), rows_whole(k), rows_whole(v)
+    out = empty_outputs(q, len(widths))
+    if out.numel() == 0:
+        return out
+    batch, _, length, dim = q.shape
+    bound = min(max(widths), length)
+    rows = batch * k.shape[1] * length
+    meta = _meta(q, k, window, widths, slopes, _whole(q, k, v, out))
+    single = q.dtype == torch.float32
+    shift = single and bound <= 8
+    if shift:
+        tile, warps = (64 if dim <= 64 else 32), 4
+        owned, halo = tile, 0
+        meta["BOUND"] = triton.next_power_of_2(bound)
+    else:
+        tile, warps = _shape(bound, length, dim, single, backward=False)
+        owned, halo = _tile(tile, bound - 1, length)
+        meta["PRECISION"] = "ieee" if single else "tf32"
+    kernel = windowed_fwd_kernel_shift if shift else windowed_fwd_kernel
+    kernel[(triton.cdiv(rows, owned),)](
+        q, k, v, window, slopes, out,
+        *_strides(q, k, v), *_window_strides(window), *_strides(out),
+        scale, length, rows, owned, halo, bound, *_packed(widths),
+        BN=tile, num_warps=warps, **meta,
+    )  # fmt: skip
+    return out
+
+
+@torch.library.custom_op("flexattn::windowed_backward", mutates_args=())
+def _windowed_backward(
+    do: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Tensor | None,
+    widths: list[int],
+    slopes: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from `do` [C, B, H, T, D]."""
+    do, q, k, v = rows_whole(do), rows_whole(q), rows_whole(k), rows_whole(v)
+    dq, dk, dv = empty_like_q(q), empty_like_q(k), empty_like_q(v)
+    if q.numel() == 0:
+        return dq, dk, dv
+    batch, _, length, dim = q.shape
+    bound = min(max(widths), length)
+    rows = batch * k.shape[1] * length
+    meta = _meta(q, k, window, widths, slopes, _whole(do, q, k, v))
+    single = q.dtype == torch.float32
+    tile, warps = _shape(bound, length, dim, single, backward=True)
+    owned, halo = _tile(tile, 2 * (bound - 1), length)
+    windowed_bwd_kernel[(triton.cdiv(rows, owned),)](
+        q, k, v, window, slopes, do, dq, dk, dv,
+        *_strides(q, k, v), *_window_strides(window), *_strides(do, dq, dk, dv),
+        scale, length, rows, owned, halo // 2, bound, *_packed(widths),
+        BN=tile, num_warps=warps, PRECISION="ieee" if single else "tf32", **meta,
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+@_windowed.register_fake
+def _(q, k, v, window, widths, slopes, scale):  # type: ignore[no-untyped-def]
+    return empty_outputs(rows_whole(q), len(widths))
+
+
+@_windowed_backward.register_fake
+def _(do, q, k, v, window, widths, slopes, scale):  # type: ignore[no-untyped-def]
+    return tuple(empty_like_q(rows_whole(x)) for x in (q, k, v))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, v, window, ctx.widths, slopes, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, window, slopes)
+
+
+def _gradients(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, window, slopes = ctx.saved_tensors
+    grads = _windowed_backward(do, q, k, v, window, ctx.widths, slopes, ctx.scale)
+    return *grads, None, None, None, None
+
+
+_windowed.register_autograd(_gradients, setup_context=_keep)
+
+
+def windowed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: Tensor | None,
+    widths: list[int],
+    slopes: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """One output for each choice of window.
+
+    Args:
+      q: [B, H, T, D] on GPU, D 16 to 128.
+      k, v: [B, Hkv, T, D].
+      window: [B, T] or [B, H, T] integers, the only choice; None where `widths` are the C choices.
+      widths: keys that any query may see at most, for each choice.
+      slopes: ALiBi's slopes, [H], or None.
+      scale: factor of q.k.
+
+    Returns: [C, B, H, T, D]. More than 8 choices take a launch for each 8; choices that reach over a tile one each.
+    """
+    if not fits_tile(min(max(widths), q.shape[2]), q.shape[2]):
+        each = [
+            blocked(q, k, v, scale=scale, window=window, bound=width, slopes=slopes) for width in widths
+        ]
+        return each[0][None] if len(each) == 1 else torch.stack(each)
+    if len(widths) > _CHOICES:
+        parts = range(0, len(widths), _CHOICES)
+        return torch.cat(
+            [_windowed(q, k, v, window, widths[i : i + _CHOICES], slopes, scale) for i in parts]
+        )
+    return _windowed(q, k, v, window, widths, slopes, scale)
+
+
+def unsupported(q: Tensor) -> str | None:
+    """Why these kernels can't take q, as "has .., expected ..", or None where they can."""
+    if not q.is_cuda and not triton.knobs.runtime.interpret:
+        return f"is on {q.device}, expected cuda for impl='triton'"
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"has {q.dtype}, expected float32, bfloat16 or float16 for impl='triton'"
+    if not 16 <= q.shape[-1] <= 128:
+        return f"has head dim {q.shape[-1]}, expected 16 to 128 for impl='triton'"
+    return None
