@@ -16,7 +16,7 @@ from flexattn.agents.policy import Student, would_complete_banned
 from flexattn.env.core import Core
 from flexattn.env.world import World
 from flexattn.episode import run
-from flexattn.evaluation.decoding import Decoding, draw, reshape
+from flexattn.evaluation.decoding import Decoding, choose
 from flexattn.evaluation.metrics import Perturbation
 from flexattn.evaluation.rows import Decisions, Row, Scorer
 
@@ -97,7 +97,7 @@ class Assessment:
         if not len(records):
             return
         rng = np.random.default_rng([self.seed, 5])
-        student = Student(actor, choose=(lambda pi: draw(reshape(pi, ONLINE)[0], rng)) if regime == "top_p" else None)
+        student = Student(actor, choose=(lambda pi: choose(pi, ONLINE, rng)) if regime == "top_p" else None)
         scribe = Perturbed(self.world, records, self.seed, NOISE[regime]) if regime in NOISE else None
         core = Core(self.world, len(records))
         core.reset(record_indices=records, question_indices=questions)

@@ -55,8 +55,7 @@ class Training:
         self.config, self.world, self.log, self.display, self.device = config, world, log, display, device
         train, settings = config.train, world.settings
         torch.manual_seed(config.seed)
-        sizes = Sizes(world.size, world.vocabulary.alphabet, world.longest_answer + settings.slack + 2)
-        self.learner = Learner(config, sizes, device)
+        self.learner = Learner(config, Sizes.of(world), device)
         self.rng = np.random.default_rng([config.seed, 1])
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.teacher_answers = TeacherAnswers(

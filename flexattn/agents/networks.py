@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flexattn.attention.encoder import Encoder, EncoderConfig
 from flexattn.config import AgentSection, AttentionSection, EnvSection
+from flexattn.env.world import World
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Sizes:
     characters: int
     known_characters: int
     max_steps: int
+
+    @classmethod
+    def of(cls, world: World) -> Sizes:
+        """Sizes that a world asks for; a step more than the longest answer with its end."""
+        longest = world.longest_answer + world.settings.slack
+        return cls(world.size, world.vocabulary.alphabet, longest + 2)
 
 
 class Actor(nn.Module):

@@ -16,7 +16,9 @@ from flexattn.env.spec import Observation
 from flexattn.errors import MaskError
 
 Ids = npt.NDArray[np.int32]
-Choose = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.int64]]
+Choose = Callable[
+    [npt.NDArray[np.float64]], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+]
 
 
 class Decision(NamedTuple):
@@ -27,12 +29,14 @@ class Decision(NamedTuple):
       cap: index into P, [N] int32.
       char: character, [N] int32.
       probability: pi(a|s) over A(s), [N] float64; 0 where not active.
+      kept: mass of pi(.|s) that the choice was made from, [N] float64.
     """
 
     history: Ids
     cap: Ids
     char: Ids
     probability: npt.NDArray[np.float64]
+    kept: npt.NDArray[np.float64]
 
 
 class Student:
@@ -78,17 +82,19 @@ class Student:
         allowed = unpack_legal(legal[rows], actor.char_head.out_features).to(device)
         log_a = masked_log_softmax(actor.char_head(state), allowed)
         pi = log_a.double().exp().masked_fill(~allowed, 0.0)
+        kept = np.ones(len(rows))
         if self.choose is None:
             char = self._pick(log_a)
         else:
-            char = torch.from_numpy(self.choose((pi / pi.sum(-1, keepdim=True)).cpu().numpy())).to(device)
+            picked, kept = self.choose((pi / pi.sum(-1, keepdim=True)).cpu().numpy())
+            char = torch.from_numpy(picked).to(device)
         if not bool(allowed.gather(-1, char.unsqueeze(-1)).all()):
             raise MaskError("the student chose a character outside A(s); its weights may hold NaN")
         chosen = pi.gather(-1, char.unsqueeze(-1)).squeeze(-1)
-        n = len(active)
-        decision = Decision(np.zeros(n, np.int32), np.zeros(n, np.int32), np.ones(n, np.int32), np.zeros(n))
-        for kept, values in zip(decision, (history, cap, char, chosen)):
-            kept[rows] = values.cpu().numpy()
+        decision = _nothing(len(active))
+        for column, values in zip(decision, (history, cap, char, chosen)):
+            column[rows] = values.cpu().numpy()
+        decision.kept[rows] = kept
         return decision
 
     def _pick(self, log_pi: torch.Tensor) -> torch.Tensor:
@@ -120,8 +126,15 @@ class Teacher:
         char = np.where(allowed, char, self.env.sample_legal(self.rng)).astype(np.int32)
         self.relabelled += int((~allowed & active).sum())
         return Decision(
-            (drawn // self.caps).astype(np.int32), (drawn % self.caps).astype(np.int32), char, np.ones(n)
-        )
+            (drawn // self.caps).astype(np.int32), (drawn % self.caps).astype(np.int32), char,
+            np.ones(n), np.ones(n),
+        )  # fmt: skip
+
+
+def _nothing(n: int) -> Decision:
+    """A decision for environments that don't step."""
+    zeros = [np.zeros(n, np.int32) for _ in range(3)]
+    return Decision(zeros[0], zeros[1], zeros[2], np.zeros(n), np.ones(n))
 
 
 class TeacherWrites:

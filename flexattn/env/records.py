@@ -1,4 +1,4 @@
-"""A finished episode as the log's columns, SPEC section 10: key of the step line -> one value a step.
+"""A finished episode as the log's columns: key of the step line -> one value a step, SPEC 10.
 
 Numbers become decimal here and nowhere else, by `audit.schema.rounded`.
 """
@@ -43,12 +43,12 @@ def columns(world: World, arrays: Mapping[str, npt.NDArray[Any]], env: int, ep: 
     names, file, ids = world.term_list, world.catalog_file, world.entry_ids
     seg = [names[term] if term >= 0 else "-" for term in terms]
     sizes = [len(names[term]) if term >= 0 else 0 for term in terms]
-    spell, notes = world.vocabulary.char, _notes(world)
+    spell, named = world.vocabulary.char, notes(world)
     written = arrays["written"]
     put: list[str | None] = [None] * count
     for t in np.flatnonzero(written != arrays["char"]).tolist():
         put[t] = spell(int(written[t]))
-    note = [notes.get(char) for char in chars]
+    note = [named.get(char) for char in chars]
     for t in np.flatnonzero(arrays["illegal"]).tolist():
         note[t] = "illegal"
     return {
@@ -77,7 +77,7 @@ def columns(world: World, arrays: Mapping[str, npt.NDArray[Any]], env: int, ep: 
     }
 
 
-def _notes(world: World) -> dict[int, str]:
+def notes(world: World) -> dict[int, str]:
     """Note of an id that has one; `illegal` goes before all of them."""
     vocabulary = world.vocabulary
     notes = {int(n): "punctuation" for n in np.flatnonzero(vocabulary.marks)}
@@ -93,7 +93,7 @@ class EpisodeSteps:
         """Make room for the longest episode that `core` can run."""
         self._core = core
         room = (core.num_envs, core.state.history.shape[1])
-        kinds = {"history": np.int8, "cap": np.int8, "illegal": np.bool_}
+        kinds: dict[str, Any] = {"history": np.int8, "cap": np.int8, "illegal": np.bool_}
         kinds |= dict.fromkeys(INTEGERS, np.int32) | dict.fromkeys(FLOATS, np.float64)
         self._arrays = {name: np.zeros(room, kind) for name, kind in kinds.items()}
         self._count = np.zeros(core.num_envs, np.int64)

@@ -81,6 +81,14 @@ def draw(distribution: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(index, last)
 
 
+def choose(
+    pi: np.ndarray, decoding: Decoding, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One character a row and the mass of pi that the strategy kept, [N] int64 and [N]."""
+    distribution, kept = reshape(pi, decoding)
+    return draw(distribution, rng), kept
+
+
 def _keep_top_k(pi: np.ndarray, k: int) -> np.ndarray:
     if k >= pi.shape[1]:
         return pi

@@ -1,0 +1,188 @@
+"""Answers written without a teacher: the same masks and observations as a step, and no reward.
+
+The future of a hit is what the student itself wrote next, so hits are found when an answer ends.
+Without a gate every hit is a credit and covers its segment; a hit inside one that ends no later is
+none, as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from flexattn.audit.schema import StepColumns, rounded
+from flexattn.env.mask import fill_legal
+from flexattn.env.records import notes
+from flexattn.env.sketch import push
+from flexattn.env.spec import Observation
+from flexattn.env.vocabulary import END, PAD
+from flexattn.env.world import World
+from flexattn.errors import MaskError
+from flexattn.lexicon.bits import has, words_for
+from flexattn.lexicon.reference import longest_capped_hit
+
+Ids = npt.NDArray[np.int32]
+
+
+@njit(nogil=True, cache=True)
+def _open(history: Any, t: Any, automaton: Any, done: Any, legal: Any, n_legal: Any, M: Any) -> None:
+    """Fill the mask of every answer that goes on; after the end only the end is legal."""
+    for i in range(history.shape[0]):
+        if done[i]:
+            legal[i, :] = np.uint64(0)
+            legal[i, 0] = np.uint64(1 << END)
+            n_legal[i] = 1
+        else:
+            last = history[i, t[i] - 1] if t[i] > 0 else np.int32(PAD)
+            before = history[i, t[i] - 2] if t[i] > 1 else np.int32(PAD)
+            count, _ = fill_legal(legal[i], last, before, t[i], automaton[i], M)
+            n_legal[i] = count
+
+
+@njit(nogil=True, cache=True)
+def _append(envs: Any, char: Any, history: Any, t: Any, automaton: Any, sketch: Any, seen: Any, M: Any) -> None:
+    """Write char[i] into each answer i of `envs`; what leaves the observation enters the sketch."""
+    for i in envs:
+        history[i, t[i]] = char[i]
+        automaton[i] = M.goto[automaton[i], char[i]]
+        t[i] += 1
+        if t[i] > seen:
+            push(sketch[i], history[i, t[i] - 1 - seen])
+
+
+class Freehand:
+    """N answers side by side, each to its own question."""
+
+    def __init__(self, world: World, questions: Sequence[str], limit: int) -> None:
+        """Stand at the start of every answer.
+
+        Args:
+          world: vocabulary, masks and question encoder.
+          questions: N questions as they were asked.
+          limit: most characters of an answer.
+        """
+        self.world, self.limit = world, limit
+        n, settings = len(questions), world.settings
+        self.questions = np.stack([world.encode_question(text) for text in questions])
+        self.history = np.zeros((n, limit), np.int32)
+        self.t = np.zeros(n, np.int32)
+        self.automaton = np.zeros(n, np.int32)
+        self.done = np.zeros(n, np.bool_)
+        self.n_legal = np.zeros(n, np.int32)
+        self.sketch = np.zeros((n, settings.sketch_dim), np.float32)
+        self.legal = np.zeros((n, words_for(world.size)), np.uint64)
+        self._fill()
+
+    def observe(self) -> Observation:
+        """What an actor may see; fresh arrays."""
+        width = self.world.settings.max_history
+        places = self.t[:, None].astype(np.int64) + np.arange(-width, 0)
+        rows = np.take_along_axis(self.history, np.maximum(places, 0), axis=1)
+        history = np.where(places >= 0, rows, PAD).astype(np.int32)
+        return Observation(history, self.sketch.copy(), self.questions, self.t.copy())
+
+    def write(self, char: Ids) -> None:
+        """Write one character in every answer that goes on.
+
+        Raises: MaskError for a character outside A(s).
+        """
+        going = np.flatnonzero(~self.done)
+        for i in going:
+            if not has(self.legal[i], char[i]):
+                raise MaskError(f"answer {i}: character {char[i]} is not legal at step {self.t[i] + 1}")
+        self.done[going[char[going] == END]] = True
+        on = going[char[going] != END]
+        _append(
+            on, char, self.history, self.t, self.automaton, self.sketch,
+            self.world.settings.max_history, self.world.mask,
+        )  # fmt: skip
+        self.done[on[self.t[on] >= self.limit]] = True
+        self._fill()
+
+    def text(self, env: int) -> str:
+        """What answer `env` says so far."""
+        return self.world.vocabulary.decode(self.history[env, : self.t[env]])
+
+    def _fill(self) -> None:
+        _open(self.history, self.t, self.automaton, self.done, self.legal, self.n_legal, self.world.mask)
+
+
+def own_hits(
+    text: str, caps: Sequence[int], terms: Collection[str], lengths: Sequence[int], nested: bool
+) -> list[str]:
+    """The term that each character of a finished answer hits, "" for none, [len(text)].
+
+    Args:
+      text: the answer.
+      caps: Lp of each character.
+      terms: catalog terms.
+      lengths: U, characters.
+      nested: may a hit inside a covered segment count.
+    """
+    hits: list[str] = []
+    covered = 0
+    for t, (char, cap) in enumerate(zip(text, caps)):
+        hit = longest_capped_hit(char, text[t + 1 :], terms, lengths, cap) or ""
+        if hit and not nested and t < covered and t + len(hit) <= covered:
+            hit = ""
+        covered = max(covered, t + len(hit)) if hit else covered
+        hits.append(hit)
+    return hits
+
+
+def generated_columns(
+    world: World,
+    text: str,
+    ended: bool,
+    choices: tuple[Sequence[int], Sequence[int]],
+    n_legal: Sequence[int],
+    p: Sequence[float],
+    kept: Sequence[float] | None,
+    env: int = 0,
+    ep: int = 0,
+) -> StepColumns:
+    """A finished answer as the log's columns of a generation, SPEC section 10.
+
+    Args:
+      world: where terms, weights and file come from.
+      text: what was written, T characters.
+      ended: whether the student ended it, which is a step of its own.
+      choices: Lh and Lp of each step, characters.
+      n_legal: |A(s)| at each step.
+      p: probability of each character.
+      kept: mass that the strategy kept at each step; None where it cuts nothing.
+      env: which of the answers written side by side.
+      ep: number of the answer in its run.
+    """
+    settings = world.settings
+    histories, caps = choices
+    index = {term: n for n, term in enumerate(world.term_list)}
+    hits = own_hits(text, caps, index, settings.lengths, settings.nested) + [""] * ended
+    chars = [*text, *[""] * ended]
+    weights = rounded(np.array([world.terms.weight[index[hit]] if hit else 0.0 for hit in hits]))
+    named, ids = notes(world), world.vocabulary.ids
+    count = len(chars)
+    columns: dict[str, list[Any]] = {
+        "step": list(range(1, count + 1)),
+        "Lh": list(histories),
+        "Lp": list(caps),
+        "a": chars,
+        "seg": [hit or "-" for hit in hits],
+        "len": [len(hit) for hit in hits],
+        "idf": weights.tolist(),
+        "file": [f"{world.catalog_file}#{world.entry_ids[index[hit]]}" if hit else "-" for hit in hits],
+        "pos": [f"t{t}-{t + len(hit) - 1}" if hit else "-" for t, hit in enumerate(hits)],
+        "cat": [world.catalog_short] * count,
+        "ep": [ep] * count,
+        "env": [env] * count,
+        "n_legal": [int(n) for n in n_legal],
+        "p": rounded(np.array(p, np.float64)).tolist(),
+    }
+    columns["kept"] = [None] * count if kept is None else rounded(np.array(kept, np.float64)).tolist()
+    columns["w"] = [None] * count
+    columns["note"] = [named.get(END if char == "" else ids[char]) for char in chars]
+    return columns

@@ -1,0 +1,25 @@
+"""A small medical world for the agents: the first answers of the shipped corpus."""
+
+from __future__ import annotations
+
+import pytest
+
+from flexattn.config import Config, load_config, resolve_path
+from flexattn.corpus import parse_corpus
+from flexattn.env.world import World
+from flexattn.lexicon.entries import load_catalog
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    return load_config(
+        "configs/medical.yaml",
+        ["agent.hidden=48", "agent.char_dim=32", "train.threads=1", "train.rollout_answers=6"],
+    )
+
+
+@pytest.fixture(scope="session")
+def world(config: Config) -> World:
+    lines = resolve_path(config.corpus.path).read_bytes().splitlines(keepends=True)
+    few = parse_corpus(b"".join(lines[:24]), config.corpus.path)
+    return World.build(few, load_catalog(resolve_path(config.lexicon.catalog)), config)
