@@ -117,15 +117,15 @@ def draw(world: World, rng: np.random.Generator, options: dict[str, Any] | None)
 class LexicalEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]):
     """One environment.
 
-    Observation, what an actor may see: `history` int32 [max_history], written ids, right-aligned, PAD
-    on the left; `sketch` float32 [sketch_dim] of what lies further back; `question` int32
+    Observation, what an actor may see: `history` int32 [max_history], written ids, right-aligned,
+    PAD on the left; `sketch` float32 [sketch_dim] of what lies further back; `question` int32
     [question_chars]; `step` int32 [1].
 
     Action: indices of Lh in H, Lp in P, and the character's id.
 
     `info`: `action_mask` bool [V], `n_legal`, `illegal`, `record` (index); after a step also `term`
-    (index, -1 without a hit), `ler`, `len_cost`; with `privileged=True` also `privileged`, a dict of
-    `target`, `future`, `covered` for critics.
+    (index, -1 without a hit), `ler`, `len_cost`; with `privileged=True` also `privileged`, a dict
+    of `target`, `future`, `covered` for critics.
 
     Example:
       >>> import gymnasium, flexattn
@@ -135,7 +135,7 @@ class LexicalEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64
       True
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -163,8 +163,8 @@ class LexicalEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64
         self.render_mode = render_mode
         self._privileged = privileged
         self._core = Core(self.world, 1)
-        self.observation_space = observation_space(self.world)
-        self.action_space = action_space(self.world)
+        self.observation_space: spaces.Dict = observation_space(self.world)  # type: ignore[assignment]
+        self.action_space: spaces.MultiDiscrete = action_space(self.world)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -204,7 +204,7 @@ class LexicalEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64
         windows = np.ones(int(self.action_space.nvec[:2].sum()), np.bool_)
         return np.concatenate([windows, self._core.legal()[0]])
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The text written so far, with render_mode "ansi"."""
         if self.render_mode != "ansi":
             return None

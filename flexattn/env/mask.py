@@ -2,12 +2,13 @@
 
     row = (follows[last] | skips[before last])  &  writable  &  ~blocked[automaton state]  &  marks
 
-`follows` holds the characters seen in train answers or inside terms right behind a character, `skips`
-those two places behind it, so that a student can come back after a wrong one. The start of a text is a
-virtual character (row PAD). Where fewer than 3 characters stay, the guide is dropped and the state is
-counted as widened. No mark at the start and not the same mark twice, unless train answers have it.
-The end is legal after a sentence end or from half the train answers' mean length on. A row is never
-empty: where everything is banned, the end is legal. The current target is never looked at.
+`follows` holds the characters seen in train answers or inside terms right behind a character,
+`skips` those two places behind it, so that a student can come back after a wrong one. The start of
+a text is a virtual character (row PAD). Where fewer than 3 characters stay, the guide is dropped
+and the state is counted as widened. No mark at the start and not the same mark twice, unless train
+answers have it. The end is legal after a sentence end or from half the train answers' mean length
+on. A row is never empty: where everything is banned, the end is legal. The current target is never
+looked at.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def build_mask(
         sentence_end=vocabulary.members(SENTENCE_ENDS),
         goto=np.ascontiguousarray(goto, np.int32),
         blocked=blocked,
-        blocks=blocked.any(axis=1),
+        blocks=np.asarray(blocked.any(axis=1)),
         guided=guided,
         shortest=0.5 * sum(lengths) / max(1, len(lengths)),
     )

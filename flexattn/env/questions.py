@@ -1,7 +1,7 @@
 """A question is the characters of the terms found in it; phrasing around them does not matter.
 
-Names of records (terms and aliases, an alias standing for its record's term) come first; where there
-is none, the catalog's terms; where there is none either, the raw characters. The search is
+Names of records (terms and aliases, an alias standing for its record's term) come first; where
+there is none, the catalog's terms; where there is none either, the raw characters. The search is
 leftmost-longest; a term counts once; END stands between two terms. `raw` keeps all characters.
 """
 

@@ -80,10 +80,9 @@ def columns(world: World, arrays: Mapping[str, npt.NDArray[Any]], env: int, ep: 
 def notes(world: World) -> dict[int, str]:
     """Note of an id that has one; `illegal` goes before all of them."""
     vocabulary = world.vocabulary
-    notes = {int(n): "punctuation" for n in np.flatnonzero(vocabulary.marks)}
-    notes |= {int(n): "period" for n in np.flatnonzero(vocabulary.members(SENTENCE_ENDS))}
-    notes[END] = "end"
-    return notes
+    found = {int(n): "punctuation" for n in np.flatnonzero(vocabulary.marks)}
+    found |= {int(n): "period" for n in np.flatnonzero(vocabulary.members(SENTENCE_ENDS))}
+    return found | {END: "end"}
 
 
 class EpisodeSteps:

@@ -44,7 +44,10 @@ def length_costs(
     """
     return np.array(
         [
-            [lambda_h * (lh / longest) ** alpha_h + lambda_p * (lp / longest) ** alpha_p for lp in hit_cap_chars]
+            [
+                lambda_h * (lh / longest) ** alpha_h + lambda_p * (lp / longest) ** alpha_p
+                for lp in hit_cap_chars
+            ]
             for lh in history_chars
         ],
         np.float64,
@@ -53,7 +56,7 @@ def length_costs(
 
 @njit(nogil=True, cache=True)
 def lexical_gain(sim: Any, weight: Any, lambda_lex: Any, tau: Any) -> Any:
-    """delta = lambda_lex max(0, sim - tau) weight, reward.
+    """Gain: delta = lambda_lex max(0, sim - tau) weight, reward.
 
     Check: 0.30 * (0.88 - 0.75) * 0.90 = 0.0351.
     """
@@ -62,7 +65,7 @@ def lexical_gain(sim: Any, weight: Any, lambda_lex: Any, tau: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def credits_of(term: Any, credited: Any, count: Any) -> Any:
-    """How often `term` was credited in this episode; `credited` lists the credits, [count] int32."""
+    """How often `term` stands in `credited`, the episode's credits, [count] int32."""
     n = np.int64(0)
     for j in range(count):
         n += credited[j] == term
@@ -110,7 +113,16 @@ def repeats_trigram(history: Any, t: Any, char: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def penalty(history: Any, t: Any, char: Any, mark: Any, follows: Any, p_punct: Any, p_repeat: Any, p_strange: Any) -> Any:
+def penalty(
+    history: Any,
+    t: Any,
+    char: Any,
+    mark: Any,
+    follows: Any,
+    p_punct: Any,
+    p_repeat: Any,
+    p_strange: Any,
+) -> Any:
     """P = p_punct 1[mark] + p_repeat 1[trigram again] + p_strange 1[bigram never seen], reward.
 
     A pair with a mark in it is never strange.
@@ -159,7 +171,9 @@ def soft_match(char: Any, ids: Any, start: Any, size: Any, p: Any, near: Any, ra
 
 
 @njit(nogil=True, cache=True)
-def next_pointer(char: Any, ids: Any, start: Any, size: Any, p: Any, resync: Any, radius: Any) -> Any:
+def next_pointer(
+    char: Any, ids: Any, start: Any, size: Any, p: Any, resync: Any, radius: Any
+) -> Any:
     """Pointer after this step: one on, or past a match up to `radius` characters ahead (resync)."""
     if resync and not (p < size and ids[start + p] == char):
         for j in range(p + 1, min(size, p + 1 + radius)):

@@ -2,8 +2,8 @@
 
     sketch <- decay * sketch + e(c)      each time a character c leaves the history
 
-e(c) has two entries of +1 or -1, one in each half, at places hashed from c. Both ways to compute it,
-step by step and over whole sequences, do the same float32 operations in the same order.
+e(c) has two entries of +1 or -1, one in each half, at places hashed from c. Both ways to compute
+it, step by step and over whole sequences, do the same float32 operations in the same order.
 """
 
 from __future__ import annotations

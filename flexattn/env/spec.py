@@ -1,4 +1,4 @@
-"""What the environment's parts say to each other, and the one table that joins symbols, names and keys.
+"""What the environment's parts say to each other, and the table that joins symbols and log keys.
 
 An actor's signature takes an `Observation`; only critics and rewards take a `Privileged`.
 """

@@ -21,7 +21,7 @@ from flexattn.lexicon.gate import GramTable, gram_weight, pair_count, saturation
 from flexattn.lexicon.index import TailIndex
 
 if TYPE_CHECKING:
-    from flexattn.env.world import Settings, _Terms
+    from flexattn.env.world import CatalogPart, Settings
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
@@ -178,7 +178,9 @@ def _soft(
     records: Sequence[Record], vocabulary: Vocabulary
 ) -> tuple[Places, Ids, Floats, npt.NDArray[np.bool_]]:
     """Teacher probabilities of each place, compressed; nothing for records without them."""
-    starts, ids, probabilities = [0], [], []
+    starts: list[int] = [0]
+    ids: list[int] = []
+    probabilities: list[float] = []
     for record in records:
         if record.logprobs is None:
             starts.extend([len(ids)] * len(record.answer))
@@ -197,7 +199,7 @@ def _soft(
 
 
 def build_terms(
-    terms: _Terms,
+    terms: CatalogPart,
     records: Sequence[Record],
     vocabulary: Vocabulary,
     answers: AnswerTables,

@@ -1,7 +1,7 @@
 """N environments in one: the numbers of N single ones, from one batched step.
 
-Environment i seeded with s draws like a single environment seeded with s + i. Autoreset is NEXT_STEP:
-the step after an episode's end begins the next one, takes no action and gives no reward.
+Environment i seeded with s draws like a single environment seeded with s + i. Autoreset is
+NEXT_STEP: the step after an episode's end begins the next one, takes no action and gives no reward.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -28,12 +29,15 @@ Batch = dict[str, npt.NDArray[Any]]
 class LexicalVectorEnv(VectorEnv[Batch, npt.NDArray[np.int64], npt.NDArray[Any]]):
     """`gymnasium.make_vec("flexattn/Lexical-v0", num_envs=64)`.
 
-    Spaces and infos are those of `LexicalEnv`, batched as Gymnasium batches them; `world` may be set
-    to a new catalog version (`World.with_catalog`), which each environment takes up at its next
-    episode's start.
+    Spaces and infos are those of `LexicalEnv`, batched as Gymnasium batches them. `world` may be
+    set to a new catalog version (`World.with_catalog`), which each environment takes up at its
+    next episode's start.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {  # noqa: RUF012
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class LexicalVectorEnv(VectorEnv[Batch, npt.NDArray[np.int64], npt.NDArray[Any]]
           catalog: catalog file or object likewise.
           world: tables that are there already; the three above are not read then.
           privileged: whether `info` also holds what only critics may see.
-          action_mask: whether `info` holds the [N, V] bool mask; `legal_packed` is there either way.
+          action_mask: whether `info` holds the [N, V] bool mask; `core.legal_packed` has it anyway.
           render_mode: None.
 
         Raises: FlexAttnError, one line, for what can't be used.
@@ -67,7 +71,7 @@ class LexicalVectorEnv(VectorEnv[Batch, npt.NDArray[np.int64], npt.NDArray[Any]]
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = observation_space(self.world)
-        self.single_action_space = action_space(self.world)
+        self.single_action_space: spaces.MultiDiscrete = action_space(self.world)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.core = Core(self.world, num_envs)
@@ -97,10 +101,10 @@ class LexicalVectorEnv(VectorEnv[Batch, npt.NDArray[np.int64], npt.NDArray[Any]]
                 raise EnvironmentSpecError(
                     f"reset: seed has {len(seed)} entries, expected {self.num_envs}"
                 )
-            old = self._rngs or [None] * self.num_envs
+            kept = self._rngs
             self._rngs = [
-                rng if rng is not None and s is None else seeding.np_random(s)[0]
-                for rng, s in zip(old, seed)
+                kept[i] if kept and s is None else seeding.np_random(s)[0]
+                for i, s in enumerate(seed)
             ]
         self._over[:] = False
         self._begin(np.arange(self.num_envs), options)
@@ -111,7 +115,7 @@ class LexicalVectorEnv(VectorEnv[Batch, npt.NDArray[np.int64], npt.NDArray[Any]]
     ) -> tuple[
         Batch, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
     ]:
-        """One action for each environment, [N, 3]; where an episode is over, the next one begins."""
+        """One action each, [N, 3]; where an episode is over, the next one begins."""
         rows = np.asarray(actions, np.int32).T
         again = self._over
         steps = self.core.step(rows[0], rows[1], rows[2], active=~again)

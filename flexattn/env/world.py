@@ -126,6 +126,7 @@ class World:
       entry_ids: [terms] int64, the catalog's ids.
       catalog_file: name that a log uses.
       catalog_sha256: the catalog's hash, 64 hex digits.
+      catalog: the catalog itself; None for a conformance case.
       questions: text of a question -> ids.
       question_ids: [Q, question_chars] int32, the questions of all records.
       question_start: [R + 1] int64, each record's run in it; where it has two or more, the last one
@@ -146,6 +147,7 @@ class World:
     entry_ids: Places
     catalog_file: str
     catalog_sha256: str
+    catalog: Catalog | None
     questions: QuestionEncoder
     question_ids: Ids
     question_start: Places
@@ -160,9 +162,9 @@ class World:
         if not corpus.train:
             raise EnvironmentSpecError(
                 f"{corpus.path}: has no train record, expected at least one; "
-                f"give a record \"split\": \"train\""
+                f'give a record "split": "train"'
             )
-        world = cls._assemble(corpus.records, _Terms.of(catalog, settings), settings)
+        world = cls._assemble(corpus.records, CatalogPart.of(catalog, settings), settings)
         if not (world.terms.target >= 0).any():
             raise EnvironmentSpecError(
                 f"{corpus.path}: no answer holds a term of {catalog.file} with a length in "
@@ -177,7 +179,7 @@ class World:
         The case's answer is record `case["answer"]`; document frequencies are counted here. Its
         actions become ids by `case_actions`.
         """
-        given = dict(case.get("reward", {}))
+        given: dict[str, Any] = dict(case.get("reward", {}))
         renamed = {"tau": "semantic_gate"}
         resync = given.pop("resync", False)
         settings = Settings(
@@ -200,9 +202,9 @@ class World:
             )
             for entry in case["terms"]
         ]
-        terms = _Terms(
+        terms = CatalogPart(
             tuple(texts), np.array(weights, np.float64), np.arange(len(texts), dtype=np.int64),
-            (), "case.json", "0" * 64, (),
+            (), "case.json", "0" * 64, (), None,
         )  # fmt: skip
         records = tuple(
             Record(str(n), "", (), ("",), answer, "train") for n, answer in enumerate(answers)
@@ -226,7 +228,7 @@ class World:
     def with_catalog(self, catalog: Catalog) -> World:
         """The same corpus under another catalog version; ids and state shapes stay."""
         return self._assemble(
-            self.records, _Terms.of(catalog, self.settings), self.settings, corpus_of=self
+            self.records, CatalogPart.of(catalog, self.settings), self.settings, corpus_of=self
         )
 
     def encode_question(self, text: str) -> Ids:
@@ -273,7 +275,7 @@ class World:
     def _assemble(
         cls,
         records: tuple[Record, ...],
-        terms: _Terms,
+        terms: CatalogPart,
         settings: Settings,
         written: str = "",
         corpus_of: World | None = None,
@@ -284,7 +286,9 @@ class World:
                 train_texts, [record.answer for record in records] + [written]
             )
             in_train = np.array([record.split == "train" for record in records])
-            grams = count_grams([vocabulary.encode(text) for text in train_texts], vocabulary.alphabet)
+            grams = count_grams(
+                [vocabulary.encode(text) for text in train_texts], vocabulary.alphabet
+            )
             answers = build_answers(records, vocabulary, grams, settings)
             train, heldout = np.flatnonzero(in_train), np.flatnonzero(~in_train)
         else:
@@ -325,13 +329,14 @@ class World:
             entry_ids=terms.ids,
             catalog_file=terms.file,
             catalog_sha256=terms.sha256,
+            catalog=terms.catalog,
             questions=questions,
             question_ids=questions.encode_all(q for record in records for q in record.questions),
             question_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         )
 
 
-class _Terms(NamedTuple):
+class CatalogPart(NamedTuple):
     """What a world takes from a catalog."""
 
     texts: tuple[str, ...]
@@ -341,9 +346,10 @@ class _Terms(NamedTuple):
     file: str
     sha256: str
     topics: tuple[str, ...]
+    catalog: Catalog | None
 
     @classmethod
-    def of(cls, catalog: Catalog, settings: Settings) -> _Terms:
+    def of(cls, catalog: Catalog, settings: Settings) -> CatalogPart:
         """Take terms, weights and bans; frame phrases are no topic of a question."""
         return cls(
             tuple(entry.term for entry in catalog.entries),
@@ -353,6 +359,7 @@ class _Terms(NamedTuple):
             catalog.file,
             catalog.sha256,
             tuple(entry.term for entry in catalog.entries if entry.kind != "frame"),
+            catalog,
         )
 
 

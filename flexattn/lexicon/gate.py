@@ -57,7 +57,9 @@ def count_grams(answers: Sequence[Ids], alphabet: int) -> GramTable:
     """
     n = len(answers)
     keys = [np.unique(a[:-1].astype(np.int64) * alphabet + a[1:]) for a in answers]
-    every, df = np.unique(np.concatenate(keys) if keys else np.zeros(0, np.int64), return_counts=True)
+    every, df = np.unique(
+        np.concatenate(keys) if keys else np.zeros(0, np.int64), return_counts=True
+    )
     by_df = {int(d): gram_idf(int(d), n) for d in np.unique(df)}
     lengths = [max(len(a) - 1, min(len(a), 1)) for a in answers]
     return GramTable(
@@ -113,7 +115,16 @@ def saturation(tf: Any, k1: Any, norm: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def window_jaccard(
-    keys: Any, history: Any, t: Any, kept: Any, char: Any, ids: Any, at: Any, start: Any, skip: Any, size: Any
+    keys: Any,
+    history: Any,
+    t: Any,
+    kept: Any,
+    char: Any,
+    ids: Any,
+    at: Any,
+    start: Any,
+    skip: Any,
+    size: Any,
 ) -> Any:
     """Jaccard of the bigram sets of our window and the teacher's.
 

@@ -1,14 +1,15 @@
 """All terms in one frozen trie: the longest capped hit at every place, and who completes a tail.
 
 Forwards (`TermIndex`), the hit of a place is found by one probe of a bigram bitmap and, where that
-bigram starts a term, a walk. Backwards (`TailIndex`), a teacher's future y_{p+1}..y_{p+L-1}, read from
-its end, leads to one node; its children that end a term are exactly the characters which would
+bigram starts a term, a walk. Backwards (`TailIndex`), a teacher's future y_{p+1}..y_{p+L-1}, read
+from its end, leads to one node; its children that end a term are exactly the characters which would
 complete one of length L. `reference` is the definition.
 
-Nodes are numbered breadth first, so the children of a node stand side by side, in the order of their
-characters' codes; codes run by decreasing frequency, which keeps the busy part of the bitmap small. A
-node is one 64-bit word: first child (31 bits), number of children (16), "a term ends here" (1), code
-of its character (16). Nothing is written after the build; every method may run in any thread.
+Nodes are numbered breadth first, so the children of a node stand side by side, in the order of
+their characters' codes; codes run by decreasing frequency, which keeps the busy part of the bitmap
+small. A node is one 64-bit word: first child (31 bits), number of children (16), "a term ends here"
+(1), code of its character (16). Nothing is written after the build; every method may run in any
+thread.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def _build(terms: Sequence[str], backwards: bool) -> Trie:
     used = np.flatnonzero(frequency)
     if len(used) > MAX_CODES:
         raise CatalogError(
-            f"catalog: terms have {len(used):,} different characters, expected at most {MAX_CODES:,}"
+            f"catalog: terms have {len(used):,} different characters, expected at most "
+            f"{MAX_CODES:,}"
         )
     used = used[np.argsort(-frequency[used], kind="stable")]
     code_of = np.zeros(POINTS, np.uint16)
@@ -122,7 +124,9 @@ def _pack_keys(codes: Any, offsets: Any, backwards: Any, keys: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _shared_prefixes(codes: Any, offsets: Any, order: Any, backwards: Any, shared: Any, added: Any) -> None:
+def _shared_prefixes(
+    codes: Any, offsets: Any, order: Any, backwards: Any, shared: Any, added: Any
+) -> None:
     """Characters that each term shares with the one before it, and new nodes at each depth."""
     for n in range(order.shape[0]):
         start, stop = offsets[order[n]], offsets[order[n] + 1]
@@ -192,7 +196,7 @@ def _child(node: Any, parent: Any, code: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> None:
-    """hits[p] = term that starts at place p, longest of `lengths` (bit n: length n), -1 for none."""
+    """Fill hits[p]: the longest term at place p with a length in `lengths` (bit n: n), else -1."""
     total = points.shape[0]
     codes = np.zeros(BLOCK + 64, np.uint16)
     places = np.zeros(BLOCK, np.int32)
@@ -200,14 +204,14 @@ def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> 
     for block in range(0, total, BLOCK):
         size = min(np.int64(BLOCK), total - block)
         seen = min(size + 64, total - block)
-        for j in range(seen):
-            codes[j] = trie.code_of[points[block + j]]
+        for i in range(seen):
+            codes[i] = trie.code_of[points[block + i]]
         # which places start with a bigram that starts a term
         found = np.int64(0)
-        for j in range(min(size, seen - 1)):
-            b = np.int64(codes[j + 1])
-            word = trie.bitmap[np.int64(codes[j]) * trie.stride + (b >> 6)]
-            places[found] = j
+        for i in range(min(size, seen - 1)):
+            b = np.int64(codes[i + 1])
+            word = trie.bitmap[np.int64(codes[i]) * trie.stride + (b >> 6)]
+            places[found] = i
             found += np.int64((word >> np.uint64(b & 63)) & np.uint64(1))
         for n in range(found):
             j = np.int64(places[n])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from itertools import pairwise
 
 from flexattn.lexicon.entries import PUNCTUATION
 
@@ -57,7 +58,7 @@ def find_terms(text: str, terms: Collection[str], longest: int) -> list[tuple[in
 
 def grams(text: str) -> list[str]:
     """Character bigrams; a text of one character is its own only gram."""
-    return [a + b for a, b in zip(text, text[1:])] if len(text) != 1 else [text]
+    return [a + b for a, b in pairwise(text)] if len(text) != 1 else [text]
 
 
 def gram_weights(answers: Iterable[str]) -> Callable[[str], float]:
@@ -81,7 +82,7 @@ def similarity(
     k1: float = 1.2,
     b: float = 0.75,
 ) -> float:
-    """sim = mix Jaccard(ours, theirs) + (1 - mix) BM25-lite(ours, answer), in [0, 1].
+    """Similarity: sim = mix Jaccard(ours, theirs) + (1 - mix) BM25-lite(ours, answer), in [0, 1].
 
     `ours` is the last `window` characters of history + piece; `theirs` is as many characters of the
     answer, ending where the piece would end there. BM25-lite clips each gram's term-frequency
