@@ -20,14 +20,8 @@ from flexattn.corpus import Corpus, Record, load_corpus
 from flexattn.errors import CatalogError, command
 from flexattn.lexicon.banned import find_banned, fold
 from flexattn.lexicon.build import Report, build_catalog, propose_terms
-from flexattn.lexicon.entries import (
-    MAX_TERM_CHARS,
-    Catalog,
-    file_bytes,
-    find_defects,
-    load_catalog,
-    parse_catalog,
-)
+from flexattn.lexicon.defects import MAX_TERM_CHARS, find_defects
+from flexattn.lexicon.entries import Catalog, file_bytes, load_catalog, parse_catalog
 from flexattn.lexicon.sources import read_background, read_banned, read_term_list
 from flexattn.lexicon.weights import term_weights
 

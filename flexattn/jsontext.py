@@ -1,7 +1,7 @@
 """JSON from outside is read strictly: at most 1 GB, 100 levels, UTF-8, no key twice in an object.
 
-What doesn't fit becomes one line with file, line and column. Nothing is built in memory before
-size and depth are known to be harmless. A file is written whole or not at all.
+What doesn't fit becomes one line with file, line and column. The parser itself stops at 1,024
+levels, so that no text can exhaust the stack. A file is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,17 @@ _CHUNK = 1 << 22
 
 # a whole string literal, or one that the end of the text cuts off; linear, no backtracking
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
-_KEEP_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{}:")
+_NESTED = frozenset((dict, list))
+_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{}:")
 
 
-def read_bytes(path: str | Path, error: type[FlexAttnError]) -> bytes:
+def read_bytes(path: str | Path, error: type[FlexAttnError], *, follow_links: bool = True) -> bytes:
     """The bytes of a file of at most `MAX_BYTES`.
+
+    Args:
+      path: the file.
+      error: class to raise.
+      follow_links: whether the path may be a symbolic link.
 
     Raises: `error` where the file is missing, a folder, unreadable or too large.
     """
@@ -41,7 +48,9 @@ def read_bytes(path: str | Path, error: type[FlexAttnError]) -> bytes:
         size = file.stat().st_size
         if size > MAX_BYTES:
             raise error(f"{path}: has {size:,} bytes, expected at most {MAX_BYTES:,}; split it")
-        return file.read_bytes()
+        flags = os.O_RDONLY | (0 if follow_links else getattr(os, "O_NOFOLLOW", 0))
+        with open(os.open(file, flags), "rb") as opened:
+            return opened.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise error(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as problem:
@@ -62,17 +71,20 @@ def parse(data: bytes, where: str, error: type[FlexAttnError], first_line: int =
 
     Raises: `error` where the text is no UTF-8, no JSON, too deep, or repeats a key in one object.
     """
-    structure = _STRING.sub(b"", data).translate(None, _KEEP_STRUCTURE)
-    depth = _depth(structure)
-    if depth > MAX_DEPTH:
-        raise error(f"{where}: is nested {depth} levels deep, expected at most {MAX_DEPTH}")
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
+        depth = _depth(_structure(data))
+        if depth > MAX_DEPTH:
+            raise _too_deep(where, depth, error) from None
         line = first_line + problem.lineno - 1
         what = problem.msg.partition(": line ")[0]
         raise error(f"{where}:{line}: column {problem.colno} is no valid JSON: {what}") from None
-    if structure.count(b":") != _pairs(value):
+    pairs, depth = _pairs_and_depth(value)
+    if depth > MAX_DEPTH:
+        raise _too_deep(where, depth, error)
+    # as many colons as pairs: no text holds one and no key is lost; else count outside the texts
+    if data.count(b":") != pairs and _structure(data).count(b":") != pairs:
         raise error(f"{where}:{first_line}: {_repeated_key(data)}; keep one of them")
     return value
 
@@ -111,6 +123,15 @@ def clip(value: object, limit: int = 40) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def _too_deep(where: str, depth: int, error: type[FlexAttnError]) -> FlexAttnError:
+    return error(f"{where}: is nested {depth} levels deep, expected at most {MAX_DEPTH}")
+
+
+def _structure(data: bytes) -> bytes:
+    """The brackets and colons of a text that stand outside its strings."""
+    return _STRING.sub(b"", data).translate(None, _NOT_STRUCTURE)
+
+
 def _depth(structure: bytes) -> int:
     """The deepest nesting, in chunks so that a file of brackets alone costs little memory."""
     level = deepest = 0
@@ -123,17 +144,20 @@ def _depth(structure: bytes) -> int:
     return deepest
 
 
-def _pairs(value: object) -> int:
-    """Key-value pairs in a value, at any depth."""
-    count, stack = 0, [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            count += len(item)
-            stack.extend(inner for inner in item.values() if isinstance(inner, dict | list))
-        elif isinstance(item, list):
-            stack.extend(inner for inner in item if isinstance(inner, dict | list))
-    return count
+def _pairs_and_depth(value: object) -> tuple[int, int]:
+    """Key-value pairs of a value at any depth, and its deepest nesting."""
+    pairs = depth = 0
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
+    while level:
+        depth += 1
+        dicts = [item for item in level if type(item) is dict]
+        lists = [item for item in level if type(item) is list]
+        pairs += sum(map(len, dicts))
+        inside = [*map(dict.values, dicts), *lists]
+        level = []
+        if not _NESTED.isdisjoint(map(type, chain.from_iterable(inside))):
+            level = [x for x in chain.from_iterable(inside) if type(x) in _NESTED]
+    return pairs, depth
 
 
 def _repeated_key(data: bytes) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexattn.errors import CatalogError
-from flexattn.lexicon.entries import is_mark
+from flexattn.lexicon.defects import is_mark
 
 START = 0
 MAX_TABLE_BYTES = 1 << 30

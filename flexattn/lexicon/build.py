@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexattn.lexicon.banned import fold
-from flexattn.lexicon.entries import SCHEMA, Catalog, is_mark, term_defect
+from flexattn.lexicon.defects import SCHEMA, is_mark, term_defect
+from flexattn.lexicon.entries import Catalog
 from flexattn.lexicon.sources import Background, Listed
 
 MIN_PROPOSAL_COUNT = 3

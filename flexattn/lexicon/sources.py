@@ -15,7 +15,7 @@ from typing import Any
 
 from flexattn import jsontext
 from flexattn.errors import CatalogError
-from flexattn.lexicon.entries import MAX_ZIPF
+from flexattn.lexicon.defects import MAX_ZIPF
 
 LIST_KEYS = ("term", "kind", "zipf", "source", "id", "df")
 

@@ -12,13 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexattn.errors import CatalogError
-from flexattn.lexicon.entries import (
-    Entry,
-    file_bytes,
-    find_defects,
-    load_catalog,
-    parse_catalog,
-)
+from flexattn.lexicon.defects import find_defects
+from flexattn.lexicon.entries import Entry, file_bytes, load_catalog, parse_catalog
 
 ROOT = Path(__file__).parents[2]
 
