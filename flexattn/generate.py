@@ -164,7 +164,7 @@ def log_answers(
         "trained": {"manifest": run.manifest_sha256, "step": saved.step, "tensors": saved.state["sha256"]},
     }
     folder = RunFolder.create(
-        path, config=dump_config(config).encode(), settings=config.model_dump(mode="json"),
+        path, config=dump_config(config).encode(),
         corpus=domain.corpus_bytes, corpus_path=str(domain.corpus_path),
         catalogs={domain.catalog.file: domain.catalog.canonical_bytes()}, manifest=manifest, kind="generate",
     )

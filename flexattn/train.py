@@ -127,7 +127,7 @@ class TrainingRun:
             if step % train.checkpoint_every == 0 or step == self.training.total:
                 self._save()
         for regime in REGIMES:
-            self._evaluate(regime, None)
+            self._evaluate(regime, train.final_answers or None, last=True)
         self.log.event("end")
 
     def farewell(self) -> None:
@@ -155,7 +155,7 @@ class TrainingRun:
               f"  python -m flexattn.replay {self.folder.path}\n"
               f"  python -m flexattn.generate --run {self.folder.path} --question \"{question}\"")
 
-    def _evaluate(self, regime: str, most: int | None) -> None:
+    def _evaluate(self, regime: str, most: int | None, *, last: bool = False) -> None:
         step = self.training.step
         rows: list[Row] = list(self.assessment.rows(self.training.learner.actor, regime, step, most))
         if not rows:
@@ -165,7 +165,7 @@ class TrainingRun:
                 replace(row, characters=self.training.characters).line() for row in rows
             )
         figures = summary(rows)
-        if most is None:
+        if last:
             self.results[regime] = figures
         if self.board is not None:
             for name, value in figures.items():
@@ -191,7 +191,6 @@ def create_folder(domain: Domain) -> RunFolder:
     return RunFolder.create(
         path,
         config=dump_config(config).encode(),
-        settings=config.model_dump(mode="json"),
         corpus=domain.corpus_bytes,
         corpus_path=str(domain.corpus_path),
         catalogs={domain.catalog.file: domain.catalog.canonical_bytes()},

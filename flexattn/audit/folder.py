@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flexattn.audit.chain import canonical, settings_sha256, sha256_hex
 from flexattn.audit.schema import SCHEMA, is_hex
@@ -69,7 +71,6 @@ class RunFolder:
         path: str | Path,
         *,
         config: bytes,
-        settings: Mapping[str, Any],
         corpus: bytes,
         catalogs: Mapping[str, bytes],
         corpus_path: str = "",
@@ -80,8 +81,7 @@ class RunFolder:
 
         Args:
           path: the folder; it may exist, but hold no run yet.
-          config: config.yaml, resolved.
-          settings: the same as values; hashed without the section `run`.
+          config: config.yaml, resolved; its values are hashed without the section `run`.
           corpus: bytes of the corpus file.
           catalogs: catalog file name, as steps name it -> its canonical bytes (RFC 8785).
           corpus_path: where the corpus lies, absolute; needed past 64 MB.
@@ -99,6 +99,7 @@ class RunFolder:
         for name in catalogs:
             if not plain_name(name):
                 raise AuditError(f"{folder}: catalog file {name!r}, expected a plain file name")
+        settings = _settings(config, str(folder / CONFIG))
         where: dict[str, Any] = {"sha256": sha256_hex(corpus), "bytes": len(corpus)}
         copied = len(corpus) <= COPY_AT_MOST_BYTES
         if not copied:
@@ -207,21 +208,22 @@ class RunFolder:
         return _read_hashed(file, self.corpus_sha256, "the corpus")
 
     def config_text(self) -> str:
-        """The text of config.yaml; `check_settings` says whether it is the run's."""
+        """The text of config.yaml.
+
+        Raises: AuditError where it is missing or its values, `run` aside, are not the run's.
+        """
         file = self.path / CONFIG
         try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise AuditError(f"{file}: cannot be read, expected the run's settings") from None
-
-    def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise AuditError where `settings` (config.yaml as values) are not the run's."""
-        found = settings_sha256(settings)
+            text = file.read_bytes()
+        except OSError as error:
+            raise AuditError(f"{file}: {error.strerror}, expected the run's settings") from None
+        found = settings_sha256(_settings(text, str(file)))
         if found != self.config_sha256:
             raise AuditError(
-                f"{self.path / CONFIG}: its settings hash to {found[:8]}, the manifest says "
+                f"{file}: its settings hash to {found[:8]}, the manifest says "
                 f"{self.config_sha256[:8]}; it was changed after the run began"
             )
+        return text.decode("utf-8")
 
     def evaluations_sha256(self) -> str | None:
         """SHA-256 of evaluations.jsonl, None where there is none."""
@@ -231,6 +233,19 @@ class RunFolder:
     def step_files(self) -> list[Path]:
         """The log's files in their order, whether plain or compressed."""
         return sorted(p for p in self.path.glob("steps-*.jsonl*") if _is_step_file(p.name))
+
+
+def _settings(text: bytes, where: str) -> dict[str, Any]:
+    """The values of config.yaml as the file has them, not as today's models would fill them up."""
+    try:
+        value = YAML(typ="safe", pure=True).load(text.decode("utf-8"))
+        canonical(value)
+    except (YAMLError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise AuditError(f"{where}: is no YAML of plain values: {reason}") from None
+    if not isinstance(value, dict):
+        raise AuditError(f"{where}: holds no sections, expected the run's settings")
+    return value
 
 
 def _is_step_file(name: str) -> bool:

@@ -35,7 +35,7 @@ class Segment:
       seal: the seal line, empty for a tail.
       torn: bytes after the last newline of the log.
       findings: what its seal does not vouch for; filled by `Verifier`.
-      number: the parsed seal's own number, -1 where there is none.
+      stopped: whether reading stops here, because of what the finding says.
     """
 
     file: Path
@@ -47,7 +47,7 @@ class Segment:
     seal: bytes = b""
     torn: bytes = b""
     findings: list[Finding] = field(default_factory=list)
-    number: int = -1
+    stopped: bool = False
 
     @property
     def next_file_line(self) -> int:
@@ -65,13 +65,13 @@ def segments(
     """The segments of a log, file by file.
 
     Yields: each sealed segment, and at the end of each file what is left over, if anything is.
-      A segment with a parse finding is the last one: reading stops there.
+      A segment that is `stopped` is the last one.
     """
     for index, path in enumerate(files):
         with opener(path) as file:
             for segment in _file_segments(file, path, index):
                 yield segment
-                if segment.findings:
+                if segment.stopped:
                     return
 
 
@@ -128,6 +128,7 @@ def _measured(segment: Segment) -> Segment:
         text = f"the line is longer than {MAX_LINE_BYTES} bytes; reading stops here"
         line = segment.file_line + place
         segment.findings.append(Finding("line-too-long", str(segment.file), line, text))
+        segment.stopped = True
     return segment
 
 
@@ -143,7 +144,7 @@ def _stopped(
 ) -> Segment:
     del held[:]
     finding = Finding(code, str(path), line or file_line, text)
-    return Segment(path, index, offset, file_line, b"", [], findings=[finding])
+    return Segment(path, index, offset, file_line, b"", [], findings=[finding], stopped=True)
 
 
 class Verifier:
@@ -176,7 +177,6 @@ class Verifier:
             self.seals, self.prev = self.seals + 1, None
             self.next_line += len(segment.lines) + 1
         else:
-            segment.number = seal.n
             if seal.n == self.seals and seal.first == self.next_line:
                 self._check_lines(segment, seal)
                 self._check_prev(segment, seal)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from flexattn.audit.chain import GENESIS
@@ -109,8 +109,23 @@ class _Collector:
                 self.more += 1
 
     def merged(self) -> list[Finding]:
-        """Sorted by place; of several findings on a line the one with most to say stands first."""
-        return sorted(self.all, key=lambda f: (f.file, f.line, f.layer == "chain"))
+        """Sorted by place, the step files first; what names a field stands before the chain's word.
+
+        Of two findings on one line the first one says both.
+        """
+        out: list[Finding] = []
+        for finding in sorted(self.all, key=_rank):
+            before = out[-1] if out else None
+            same = before and (before.file, before.line) == (finding.file, finding.line)
+            if before and same and finding.layer == "chain" != before.layer:
+                out[-1] = replace(before, text=f"{before.text}; {finding.text}")
+            out.append(finding)
+        return out
+
+
+def _rank(finding: Finding) -> tuple[bool, str, int, bool]:
+    steps = finding.file.rpartition("/")[2].startswith("steps-")
+    return not steps, finding.file, finding.line, finding.layer == "chain"
 
 
 def verify(folder: RunFolder, check: Check | None = None, head: str | None = None) -> Report:
@@ -146,7 +161,7 @@ def verify(folder: RunFolder, check: Check | None = None, head: str | None = Non
             batch = waiting.popleft()
             found.add(_finding(batch[d.episode], d) for d in differences)
     found.add(story.findings)
-    found.add(_endings(folder, state, kept if isinstance(kept, Mapping) else None, head))
+    found.add(_endings(folder, state, kept, head))
     report.findings = _with_sound(found.merged(), state)
     report.more = found.more
     report.steps, report.episodes = story.steps, story.episodes
@@ -170,7 +185,7 @@ class _Reading:
 def _told(parts: Iterator[Segment], state: _Reading) -> Iterator[Told]:
     report, verifier = state.report, state.verifier
     for segment in parts:
-        if not segment.findings:
+        if not segment.stopped:
             verifier.check(segment)
         state.found.add(segment.findings)
         report.lines += len(segment.lines) + bool(segment.seal)
@@ -207,11 +222,15 @@ def _finding(told: Told, d: Differs) -> Finding:
 
 
 def _endings(
-    folder: RunFolder, state: _Reading, kept: Mapping[str, Any] | None, head: str | None
+    folder: RunFolder,
+    state: _Reading,
+    kept: Mapping[str, Any] | Finding | None,
+    head: str | None,
 ) -> Iterator[Finding]:
     """What can only be said once all was read: the tail, the end, the head."""
     last, story, report = state.last, state.story, state.report
-    if last is not None and not any(f.layer == "parse" for f in last.findings):
+    finished = story.end is not None and not state.tail
+    if last is not None and not last.stopped:
         file, line = str(last.file), last.next_file_line
         if last.torn:
             text = (
@@ -225,25 +244,26 @@ def _endings(
         elif story.end is None:
             text = "the log has no end: the run was stopped here, or the rest was cut off"
             yield Finding("unfinished", file, line - 1, text)
-    if kept is not None and state.verifier.head_found is None:
-        text = f"names seal {kept['seals'] - 1}, the log has {report.seals} seals: its end was lost"
-        yield Finding("head-lost", str(folder.path / HEAD), 0, text, "seals", kept["seals"])
-    finished = story.end is not None and not state.tail
     if kept is None and finished and report.seals:
-        text = f"is missing or unreadable, expected the last seal's hash {report.head[:8]}"
+        text = f"is missing, expected the last seal's hash {report.head[:8]}"
         yield Finding("head-missing", str(folder.path / HEAD), 0, text)
-    if kept is not None and finished and kept["seals"] < report.seals and not state.broken:
-        text = f"names seal {kept['seals'] - 1}, the log ends with seal {report.seals - 1}"
-        yield Finding("head-lost", str(folder.path / HEAD), 0, text, "seals", kept["seals"])
+    if isinstance(kept, Mapping):
+        named, last_seal = kept["seals"] - 1, state.verifier.seals - 1
+        if state.verifier.head_found is None:
+            text = f"names seal {named}, the log ends with seal {last_seal}: its end was lost"
+            yield Finding("head-lost", str(folder.path / HEAD), 0, text, "seals", kept["seals"])
+        elif finished and named < last_seal:
+            text = f"names seal {named}, the log ends with seal {last_seal}"
+            yield Finding("head-lost", str(folder.path / HEAD), 0, text, "seals", kept["seals"])
     if head is not None and not (report.head.startswith(head) and len(head) >= 8):
         text = f"the last seal's hash is {report.head[:8]}, the head kept elsewhere is {head[:8]}"
         yield Finding("head-differs", str(folder.path), 0, text, "head", report.head, head)
     if story.end is not None:
-        named, found = story.end["evaluations"], folder.evaluations_sha256()
-        if named != found:
+        logged, found = story.end["evaluations"], folder.evaluations_sha256()
+        if logged != found:
             text = (
                 f"hashes to {(found or 'nothing')[:8]}, the log's end says "
-                f"{str(named or 'nothing')[:8]}: it was changed after the run"
+                f"{str(logged or 'nothing')[:8]}: it was changed after the run"
             )
             yield Finding("evaluations", str(folder.path / EVALUATIONS), 0, text)
 
@@ -257,8 +277,9 @@ def _with_sound(findings: list[Finding], state: _Reading) -> list[Finding]:
         file, line = state.sealed_to
         sound = f"lines 1..{line} of {file} are intact" if line else ""
     elif first.line > 1:
-        sealed = state.sealed_to[1] if state.sealed_to[0] == first.file else 0
-        sure = first.line - 1 <= sealed or first.layer == "chain"
+        sealed = [f.line - 1 for f in findings if f.layer == "chain" and f.file == first.file]
+        sealed += [state.sealed_to[1]] * (state.sealed_to[0] == first.file)
+        sure = first.line - 1 <= max(sealed, default=0)
         sound = f"lines 1..{first.line - 1} are {'intact' if sure else 'as they should be'}"
     else:
         sound = ""

@@ -24,6 +24,7 @@ from flexattn.lexicon.bits import select
 
 LANES = 256  # episodes derived side by side; below the size from which on a step takes threads
 _NUMBERS = frozenset((*FLOATS, "n_legal"))
+_FORM = frozenset(("not-json", "schema", "step-order"))
 _HIT = frozenset(("seg", "len", "file", "pos"))
 
 
@@ -127,9 +128,9 @@ class Deriver:
             fault = faults.get(n)
             if fault and fault.code == "episode-stops" and not episode.whole:
                 fault = None
-            candidates = [d for d in (found.get(n), differs, fault) if d is not None]
+            candidates = [d for d in (found.get(n), fault, differs) if d is not None]
             if candidates:
-                found[n] = min(candidates, key=lambda d: d.step)
+                found[n] = min(candidates, key=lambda d: (d.step, d.code not in _FORM))
         return [replace(found[n], episode=found[n].episode + first) for n in sorted(found)]
 
     def _header(self, header: Mapping[str, Any], n: int) -> Difference | None:

@@ -121,7 +121,6 @@ def read_run(path: str | Path) -> Run:
     """
     folder = RunFolder.open(path)
     config = parse_config(folder.config_text(), str(folder.path / CONFIG))
-    folder.check_settings(config.model_dump(mode="json"))
     file = folder.path / EVALUATIONS
     wanted = _sealed_evaluations(folder)
     found = folder.evaluations_sha256()

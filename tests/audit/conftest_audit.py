@@ -56,8 +56,7 @@ def make_folder(tmp_path: Path) -> Callable[..., RunFolder]:
     def make(name: str = "run") -> RunFolder:
         return RunFolder.create(
             tmp_path / name,
-            config=b"seed: 1\n",
-            settings={"seed": 1, "run": {"name": name}},
+            config=b"seed: 1\nrun: {name: %b}\n" % name.encode(),
             corpus=b'{"id": "a"}\n',
             catalogs={"medical.json": b'{"entries":[]}'},
             manifest={"seed": 1},

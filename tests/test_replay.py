@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+
+from breaks import BREAKS, Break, Log  # noqa: E402
+from make import make  # noqa: E402
+
+from flexattn import replay  # noqa: E402
+from flexattn.audit.findings import CODES  # noqa: E402
+from flexattn.audit.folder import RunFolder  # noqa: E402
+from flexattn.audit.verify import Report, verify  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("golden") / "run").path
+
+
+@pytest.fixture(scope="module")
+def check(sound: Path):
+    return replay.checker(RunFolder.open(sound))
+
+
+@pytest.fixture
+def log(sound: Path, tmp_path: Path) -> Log:
+    shutil.copytree(sound, tmp_path / "run")
+    return Log(tmp_path / "run")
+
+
+def broken(log: Log, way: Break, check) -> tuple[Report, int]:
+    line = way.do(log)
+    if way.resealed:
+        log.reseal()
+    log.save()
+    return verify(RunFolder.open(log.folder), check), abs(line)
+
+
+def test_the_golden_log_is_made_again_byte_for_byte(sound: Path) -> None:
+    for file in (GOLDEN / "sound").rglob("*"):
+        if file.is_file():
+            again = sound / file.relative_to(GOLDEN / "sound")
+            assert again.read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_golden_log_is_sound(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([str(GOLDEN / "sound")]) == 0
+    said = capsys.readouterr().out
+    assert "sound; 400 lines, 380 steps, 12 episodes, 4 seals in 2 files" in said
+    assert "head " in said
+
+
+@pytest.mark.parametrize("way", BREAKS, ids=lambda way: way.name)
+def test_a_broken_log_is_named_with_its_first_wrong_line(log: Log, way: Break, check) -> None:
+    report, line = broken(log, way, check)
+    assert report.findings, "nothing was found"
+    first = report.findings[0]
+    assert (first.code, first.field) == (way.code, way.field), str(first)
+    assert Path(first.file).name == way.file
+    if line:
+        assert first.line == line, str(first)
+
+
+def test_every_break_is_a_different_one() -> None:
+    assert len({way.name for way in BREAKS}) == len(BREAKS) >= 30
+    assert {way.code for way in BREAKS} <= set(CODES)
+
+
+def test_a_changed_digit_is_told_with_both_values_and_both_hashes(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = BREAKS[0].do(log)
+    log.save()
+    assert replay.main([str(log.folder)]) == 1
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith(f"{log.folder}/steps-00000.jsonl:{line}: reward is ")
+    assert ", derived " in said
+    assert "; the line's hash is " in said
+    assert f"it was changed after writing; lines 1..{line - 1} are intact" in said
+
+
+def test_json_has_every_finding_with_code_layer_place_and_values(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = BREAKS[0].do(log)
+    log.save()
+    assert replay.main([str(log.folder), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    first = report["findings"][0]
+    assert not report["sound"]
+    assert (first["code"], first["layer"], first["line"]) == ("number", "number", line)
+    assert first["field"] == "reward"
+    assert first["logged"] != first["derived"]
+    assert any(f["layer"] == "chain" for f in report["findings"])
+
+
+def test_the_chain_alone_needs_neither_catalog_nor_corpus(log: Log) -> None:
+    shutil.rmtree(log.folder / "catalogs")
+    (log.folder / "corpus.jsonl").unlink()
+    assert replay.main([str(log.folder), "--chain"]) == 0
+    BREAKS[0].do(log)
+    log.save()
+    assert replay.main([str(log.folder), "--chain"]) == 1
+
+
+def test_a_head_kept_elsewhere_shows_a_log_written_anew(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = orjson.loads((log.folder / "head.json").read_bytes())["head"]
+    assert replay.main([str(log.folder), "--head", head]) == 0
+    log.edit(1, lambda x: {**x, "actor": "nobody"})
+    log.reseal()
+    log.save()
+    assert replay.main([str(log.folder)]) == 0
+    assert replay.main([str(log.folder), "--head", head]) == 1
+    assert "the head kept elsewhere is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda f: shutil.rmtree(f), "is no folder, expected a run folder"),
+        (lambda f: (f / "manifest.json").unlink(), "holds no manifest.json"),
+        (lambda f: (f / "manifest.json").write_bytes(b"{"), "is no JSON"),
+        (lambda f: (f / "manifest.json").write_bytes(b"[]"), "expected a manifest"),
+        (lambda f: _append(next((f / "catalogs").iterdir())), "the catalog was changed since"),
+        (lambda f: next((f / "catalogs").iterdir()).unlink(), "expected the catalog of the run"),
+        (lambda f: _append(f / "corpus.jsonl"), "the corpus was changed since"),
+        (lambda f: (f / "config.yaml").unlink(), "expected the run's settings"),
+        (lambda f: _reword(f / "config.yaml", "eta1: 0.15", "eta1: 0.16"), "changed after the run"),
+        (lambda f: _reword(f / "config.yaml", "reward:", "reward: ["), "is no YAML of plain values"),
+        (lambda f: _reword(f / "manifest.json", "tiny.json", "../tiny.json"), "no plain file name"),
+    ],
+    ids=["no-folder", "no-manifest", "bad-json", "a-list", "catalog", "no-catalog", "corpus",
+         "no-config", "config", "config-key", "path-trick"],
+)  # fmt: skip
+def test_a_folder_that_is_no_run_or_whose_inputs_changed_is_exit_2(
+    log: Log, spoil, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sha in (log.folder / "catalogs").iterdir():
+        if sha.stem not in (log.folder / "manifest.json").read_text():
+            sha.unlink()  # the one that came by a hot swap is another matter
+    spoil(log.folder)
+    assert replay.main([str(log.folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def _append(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b" ")
+
+
+def _reword(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_workers_find_the_same_as_one_process(
+    log: Log, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replay, "POOL_FROM_BYTES", 0)
+    BREAKS[0].do(log)
+    log.save()
+    assert replay.main([str(log.folder), "--workers", "2"]) == 1
+    pooled = capsys.readouterr().out
+    assert replay.main([str(log.folder), "--workers", "1"]) == 1
+    assert capsys.readouterr().out == pooled
+    assert ": reward is " in pooled
+
+
+def test_a_conformance_file_is_derived_and_a_difference_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay.main(["--cases", str(GOLDEN / "cases.json")]) == 0
+    cases = json.loads((GOLDEN / "cases.json").read_text(encoding="utf-8"))
+    cases[1]["expect"][2]["base"] += 1e-8
+    (tmp_path / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+    assert replay.main(["--cases", str(tmp_path / "cases.json")]) == 1
+    assert "case 1 step 3: base is" in capsys.readouterr().out
+    (tmp_path / "cases.json").write_text("{}", encoding="utf-8")
+    assert replay.main(["--cases", str(tmp_path / "cases.json")]) == 2
+
+
+def test_the_schema_of_a_line_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main(["--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    titles = [line["title"] for line in schema["oneOf"]]
+    assert "step of a training" in titles
+    assert "event seal" in titles
