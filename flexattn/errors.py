@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 
 class FlexAttnError(ValueError):
@@ -51,7 +52,14 @@ class MissingExtraError(FlexAttnError):
         super().__init__(f"{what} needs an optional library; install it with: pip install 'flexattn[{extra}]'")
 
 
-def command(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+class Main(Protocol):
+    """A verb: takes the words after its name, by default those of the process."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run and return the exit code."""
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Main:
     """Make a command end with one line on stderr and exit code 2 for what a user can mend.
 
     Ctrl-C ends with 130, a closed pipe with 141, as shells expect.
