@@ -27,7 +27,7 @@ from flexattn.audit.verify import Check, Report, verify
 from flexattn.config import Config, parse_config
 from flexattn.corpus import parse_corpus
 from flexattn.env.core import Core
-from flexattn.env.derive import Deriver, Difference, Logged
+from flexattn.env.derive import Deriver, Difference, GenerationDeriver, Logged
 from flexattn.env.world import World
 from flexattn.errors import AuditError, CatalogError, command
 from flexattn.lexicon.entries import Catalog, parse_catalog
@@ -131,7 +131,7 @@ class Derivers:
     def __init__(self, folder: RunFolder, made: dict[str, World]) -> None:
         self._folder = folder
         self._worlds = made
-        self._derivers: dict[str, Deriver] = {}
+        self._derivers: dict[str, Deriver | GenerationDeriver] = {}
 
     def check(self, batch: Sequence[Logged]) -> list[Difference]:
         """The first difference of each episode that has one."""
@@ -152,7 +152,7 @@ class Derivers:
         for batch in batches:
             yield self.check(_logged(batch))
 
-    def _deriver(self, sha: str) -> Deriver | None:
+    def _deriver(self, sha: str) -> Deriver | GenerationDeriver | None:
         if sha not in self._derivers:
             if sha not in self._worlds:
                 try:
@@ -160,7 +160,8 @@ class Derivers:
                 except AuditError:
                     return None
                 self._worlds[sha] = next(iter(self._worlds.values())).with_catalog(catalog)
-            self._derivers[sha] = Deriver(self._worlds[sha])
+            made = GenerationDeriver if self._folder.kind == "generate" else Deriver
+            self._derivers[sha] = made(self._worlds[sha])
         return self._derivers[sha]
 
     def _name(self, sha: str) -> str:

@@ -11,8 +11,8 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 
-from breaks import BREAKS, Break, Log  # noqa: E402
-from make import make  # noqa: E402
+from breaks import BREAKS, GENERATION_BREAKS, Break, Log  # noqa: E402
+from make import make, make_generation  # noqa: E402
 
 from flexattn import replay  # noqa: E402
 from flexattn.audit.findings import CODES  # noqa: E402
@@ -44,17 +44,30 @@ def broken(log: Log, way: Break, check) -> tuple[Report, int]:
     return verify(RunFolder.open(log.folder), check), abs(line)
 
 
-def test_the_golden_log_is_made_again_byte_for_byte(sound: Path) -> None:
-    for file in (GOLDEN / "sound").rglob("*"):
+@pytest.mark.parametrize("name", ["sound", "sound-generation"])
+def test_the_golden_logs_are_made_again_byte_for_byte(
+    name: str, sound: Path, tmp_path: Path
+) -> None:
+    made = sound if name == "sound" else make_generation(tmp_path / "run").path
+    for file in (GOLDEN / name).rglob("*"):
         if file.is_file():
-            again = sound / file.relative_to(GOLDEN / "sound")
+            again = made / file.relative_to(GOLDEN / name)
             assert again.read_bytes() == file.read_bytes(), file.name
 
 
-def test_the_golden_log_is_sound(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay.main([str(GOLDEN / "sound")]) == 0
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("sound", "400 lines, 380 steps, 12 episodes, 4 seals in 2 files"),
+        ("sound-generation", "153 lines, 145 steps, 4 episodes, 2 seals in 1 file"),
+    ],
+)
+def test_the_golden_logs_are_sound(
+    name: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay.main([str(GOLDEN / name)]) == 0
     said = capsys.readouterr().out
-    assert "sound; 400 lines, 380 steps, 12 episodes, 4 seals in 2 files" in said
+    assert f"sound; {what}; every line sealed, every number derived again" in said
     assert "head " in said
 
 
@@ -67,6 +80,15 @@ def test_a_broken_log_is_named_with_its_first_wrong_line(log: Log, way: Break, c
     assert Path(first.file).name == way.file
     if line:
         assert first.line == line, str(first)
+
+
+@pytest.mark.parametrize("way", GENERATION_BREAKS, ids=lambda way: way.name)
+def test_a_broken_generation_is_named_with_its_first_wrong_line(way: Break, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "sound-generation", tmp_path / "run")
+    log = Log(tmp_path / "run")
+    report, line = broken(log, way, replay.checker(RunFolder.open(log.folder)))
+    first = report.findings[0]
+    assert (first.code, first.field, first.line) == (way.code, way.field, line), str(first)
 
 
 def test_every_break_is_a_different_one() -> None:
@@ -136,7 +158,7 @@ def test_a_head_kept_elsewhere_shows_a_log_written_anew(
         (lambda f: _append(f / "corpus.jsonl"), "the corpus was changed since"),
         (lambda f: (f / "config.yaml").unlink(), "expected the run's settings"),
         (lambda f: _reword(f / "config.yaml", "eta1: 0.15", "eta1: 0.16"), "changed after the run"),
-        (lambda f: _reword(f / "config.yaml", "reward:", "reward: ["), "is no YAML of plain values"),
+        (lambda f: _reword(f / "config.yaml", "reward:", "reward: ["), "is no YAML"),
         (lambda f: _reword(f / "manifest.json", "tiny.json", "../tiny.json"), "no plain file name"),
     ],
     ids=["no-folder", "no-manifest", "bad-json", "a-list", "catalog", "no-catalog", "corpus",

@@ -78,6 +78,10 @@ def _hit(x: dict[str, Any]) -> bool:
     return x.get("delta", 0.0) > 0.0
 
 
+def _found(x: dict[str, Any]) -> bool:
+    return x.get("idf", 0.0) > 0.0
+
+
 def _plain(x: dict[str, Any]) -> bool:
     return x.get("step", 0) == 5 and "note" not in x and "w" not in x
 
@@ -400,4 +404,17 @@ BREAKS: tuple[Break, ...] = (
         False,
         "evaluations.jsonl",
     ),
+)
+
+GENERATION_BREAKS: tuple[Break, ...] = (
+    Break("a weight is a billionth more", _put(_found, "idf", _more), "number", "idf", True),
+    Break("a hit is shorter", _put(_found, "len", 1), "hit", "len", True),
+    Break("a hit is left out", _put(_found, "seg", "-"), "hit", "seg", True),
+    Break("a mask is wider", _put(_plain, "n_legal", lambda n: n + 1), "number", "n_legal", True),
+    Break("a probability is above one", _put(_plain, "p", 1.5), "number", "p", True),
+    Break("a character is foreign", _put(_plain, "a", "龘"), "illegal", "a", True),
+    Break("a reward stands there", _text(b'"p":', b'"reward":0.5,"p":'), "schema", "reward", True),
+    Break("an answer stops early", _shorten, "episode-stops", "", True),
+    Break("a record is named", _put(_event("episode"), "record", "tea"), "number", "record", True),
+    Break("a digit is changed", _put(_plain, "p", lambda p: p / 2), "line-changed"),
 )
