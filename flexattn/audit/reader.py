@@ -163,11 +163,22 @@ class Verifier:
         self.head = head
         self.head_found: str | None = None
         self.hashes: list[bytes] = []
+        self._lost = False
 
-    def check(self, segment: Segment) -> None:
-        """Compare a segment with its seal and with the seal before; adds findings to it."""
+    def check(self, segment: Segment, last: bool = True) -> None:
+        """Compare a segment with its seal and with the seal before; adds findings to it.
+
+        Args:
+          segment: the next one of the log.
+          last: whether it lies in the last file; only there a log may stop without a seal.
+        """
         if not segment.seal:
             self.next_line += len(segment.lines)
+            if not last:
+                text = "the file stops here without a seal, and another file follows"
+                line = segment.next_file_line
+                segment.findings.append(Finding("line-missing", str(segment.file), line, text))
+                self._lost = True
             return
         seal = read_seal(segment.seal)
         here = segment.file_line + len(segment.lines)
@@ -180,8 +191,9 @@ class Verifier:
             if seal.n == self.seals and seal.first == self.next_line:
                 self._check_lines(segment, seal)
                 self._check_prev(segment, seal)
-            else:
+            elif not self._lost:
                 self._check_gap(segment, seal)
+            self._lost = False
             self._check_head(segment, seal, here)
             self.seals, self.prev = seal.n + 1, seal.seal
             self.next_line = seal.first + seal.lines + 1
@@ -242,12 +254,16 @@ class Verifier:
             index = max(0, min(gap - 1, len(lines)))
         else:
             index = rest if rest < gap else gap - 1
+        if rest == 0 and not segment.offset and self.last_seal:
+            file, line = self.last_seal[0], self.last_seal[1] + 1
+        else:
+            line = segment.file_line + index
         code = "seal-missing" if rest > 0 or not own else "line-missing"
         text = (
             f"expected seal {self.seals} before seal {seal.n}; "
             f"{'a seal is missing or unreadable here' if rest > 0 else 'sealed lines are missing'}"
         )
-        segment.findings.append(Finding(code, file, segment.file_line + index, text))
+        segment.findings.append(Finding(code, file, line, text))
 
     def _check_head(self, segment: Segment, seal: Seal, here: int) -> None:
         if self.head is None or seal.n != self.head["seals"] - 1:

@@ -79,15 +79,10 @@ def recover(folder: RunFolder, position: Mapping[str, Any]) -> tuple[Place, Plac
             verifier.prev or GENESIS,
             verifier.next_line,
         )
-        verifier.check(segment)
+        verifier.check(segment, last=segment.index == len(files) - 1)
         if segment.findings:
             raise AuditError(f"{segment.findings[0]}; only a sound log can be gone on with")
         if not segment.seal:
-            if segment.index != len(files) - 1:
-                raise AuditError(
-                    f"{segment.file}:{segment.file_line}: lines without a seal before the last "
-                    "file; only a sound log can be gone on with"
-                )
             cut = _cut_torn(segment)
         if at is None and before.seals == position["seals"]:
             at = _within(before, segment, position)

@@ -186,7 +186,7 @@ def _told(parts: Iterator[Segment], state: _Reading) -> Iterator[Told]:
     report, verifier = state.report, state.verifier
     for segment in parts:
         if not segment.stopped:
-            verifier.check(segment)
+            verifier.check(segment, last=segment.index == report.files - 1)
         state.found.add(segment.findings)
         report.lines += len(segment.lines) + bool(segment.seal)
         state.broken = state.broken or bool(segment.findings)
@@ -239,8 +239,11 @@ def _endings(
             )
             yield Finding("torn-tail", file, line, text)
         elif state.tail:
-            text = f"{state.tail} lines from here on stand after the last seal; nothing seals them"
-            yield Finding("unsealed-tail", file, last.file_line, text)
+            text = (
+                f"the log stops here; nothing seals the {state.tail} lines since line "
+                f"{last.file_line}"
+            )
+            yield Finding("unsealed-tail", file, line, text)
         elif story.end is None:
             text = "the log has no end: the run was stopped here, or the rest was cut off"
             yield Finding("unfinished", file, line - 1, text)

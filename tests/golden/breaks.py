@@ -237,11 +237,19 @@ def _cut(count: int) -> Callable[[Log], int]:
     def do(log: Log) -> int:
         data = b"".join(log.files[SECOND])[:-count]
         log.files[SECOND] = data.splitlines(True)
-        torn = not data.endswith(b"\n")
-        seals = [i for i, x in enumerate(log.files[SECOND]) if x.startswith(SEAL_START)]
-        return len(log.files[SECOND]) if torn else seals[-1] + 2 if seals else 1
+        return len(log.files[SECOND]) + data.endswith(b"\n")
 
     return do
+
+
+def _unseal(log: Log) -> int:
+    log.files[SECOND].pop()
+    return len(log.files[SECOND]) + 1
+
+
+def _cut_first(log: Log) -> int:
+    del log.files[FIRST][70:]
+    return 71
 
 
 def _text(old: bytes, new: bytes) -> Callable[[Log], int]:
@@ -346,6 +354,8 @@ BREAKS: tuple[Break, ...] = (
     Break("the whole chain is written anew", _rewrite_all, "head-differs", "head", False, SECOND),
     Break("the last line is torn", _cut(40), "torn-tail", "", False, SECOND),
     Break("the last seal is cut off", _cut(10**3), "torn-tail", "", False, SECOND),
+    Break("nothing seals the end", _unseal, "unsealed-tail", "", False, SECOND),
+    Break("the first file is cut", _cut_first, "line-missing"),
     Break("the last file is gone", _gone, "unfinished"),
     Break("the first file is gone", _file(FIRST, None), "file-missing"),
     Break("the log does not begin with the run", _drop_event("run"), "run-event", "", True),
@@ -416,5 +426,5 @@ GENERATION_BREAKS: tuple[Break, ...] = (
     Break("a reward stands there", _text(b'"p":', b'"reward":0.5,"p":'), "schema", "reward", True),
     Break("an answer stops early", _shorten, "episode-stops", "", True),
     Break("a record is named", _put(_event("episode"), "record", "tea"), "number", "record", True),
-    Break("a digit is changed", _put(_plain, "p", lambda p: p / 2), "line-changed"),
+    Break("a digit is changed", _put(_plain, "p", lambda p: round(p / 2, 9)), "line-changed"),
 )

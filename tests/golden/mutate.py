@@ -2,8 +2,8 @@
 
     python tests/golden/mutate.py 10000
 
-Each mutation is one of: a bit flipped, a digit changed, lines swapped, dropped, doubled or inserted, a
-seal edited, the file cut at any byte, the tail written and sealed anew.
+Each mutation is one of: a bit flipped, a digit changed, lines swapped, dropped, doubled or
+inserted, a seal edited, the file cut at any byte, a step changed and all sealed anew.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import orjson
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from breaks import Log  # noqa: E402
+from breaks import Log
 
-from flexattn.audit.chain import SEAL_START  # noqa: E402
-from flexattn.audit.folder import RunFolder  # noqa: E402
-from flexattn.audit.verify import verify  # noqa: E402
+from flexattn.audit.chain import SEAL_START
+from flexattn.audit.folder import RunFolder
+from flexattn.audit.verify import verify
 
 KINDS = ("bit", "digit", "swap", "drop", "double", "insert", "seal", "cut", "tail")
 
@@ -125,7 +125,9 @@ def main(count: int, seed: int = 0) -> int:
             (folder / "head.json").write_bytes(head)
     for what, number in sorted(tally.items()):
         print(f"{number:7d} {what}")
-    print(f"{tally['right line'] / tally['made']:.5f} named the right line, {time.monotonic() - started:.0f} s")
+    print(
+        f"{tally['right line'] / tally['made']:.5f} named the right line, {time.monotonic() - started:.0f} s"
+    )
     return 0
 
 
