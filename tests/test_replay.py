@@ -13,6 +13,7 @@ sys.path.insert(0, str(GOLDEN))
 
 from breaks import BREAKS, GENERATION_BREAKS, Break, Log  # noqa: E402
 from make import make, make_generation  # noqa: E402
+from mutate import main as mutate  # noqa: E402
 
 from flexattn import replay  # noqa: E402
 from flexattn.audit.findings import CODES  # noqa: E402
@@ -89,6 +90,11 @@ def test_a_broken_generation_is_named_with_its_first_wrong_line(way: Break, tmp_
     report, line = broken(log, way, replay.checker(RunFolder.open(log.folder)))
     first = report.findings[0]
     assert (first.code, first.field, first.line) == (way.code, way.field, line), str(first)
+
+
+def test_random_damage_is_always_found_and_named_with_its_line() -> None:
+    tally = mutate(150, seed=4)
+    assert tally["right line"] == tally["made"] >= 140
 
 
 def test_every_break_is_a_different_one() -> None:

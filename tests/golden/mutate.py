@@ -90,7 +90,7 @@ def first_difference(before: list[bytes], after: bytes) -> int:
     return len(before) + 1
 
 
-def main(count: int, seed: int = 0) -> int:
+def main(count: int, seed: int = 0) -> Counter[str]:
     """Print how many were detected, and how many named with the right line."""
     rng = random.Random(seed)
     golden = Path(__file__).parent / "sound"
@@ -125,11 +125,10 @@ def main(count: int, seed: int = 0) -> int:
             (folder / "head.json").write_bytes(head)
     for what, number in sorted(tally.items()):
         print(f"{number:7d} {what}")
-    print(
-        f"{tally['right line'] / tally['made']:.5f} named the right line, {time.monotonic() - started:.0f} s"
-    )
-    return 0
+    share, seconds = tally["right line"] / tally["made"], time.monotonic() - started
+    print(f"{share:.5f} named the right line, {seconds:.0f} s")
+    return tally
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    main(int(sys.argv[1]))
