@@ -22,6 +22,8 @@ from flexattn.lexicon.banned import find_banned, fold
 from flexattn.lexicon.build import Report, build_catalog, propose_terms
 from flexattn.lexicon.defects import MAX_TERM_CHARS, find_defects
 from flexattn.lexicon.entries import Catalog, file_bytes, load_catalog, parse_catalog
+from flexattn.lexicon.inbox import deliver, inbox_of
+from flexattn.lexicon.signature import read_key
 from flexattn.lexicon.sources import read_background, read_banned, read_term_list
 from flexattn.lexicon.weights import term_weights
 
@@ -108,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("old", metavar="OLD")
     diff.add_argument("new", metavar="NEW")
     diff.add_argument("--all", action="store_true", help=f"every term, not {SHOWN} a group")
+
+    swap = add("swap", _swap, "hand a checked version to a run; it takes effect between episodes")
+    swap.add_argument("new", metavar="NEW")
+    swap.add_argument(
+        "--run", required=True, metavar="DIR", help="run folder, such as logs/medical"
+    )
+    swap.add_argument("--key", metavar="FILE", help="Ed25519 public key; NEW.sig must fit it")
     return parser
 
 
@@ -408,6 +417,20 @@ def _diff(args: argparse.Namespace) -> int:
             f"{args.new}: {len(moved):,} ids name another term than in {args.old}; ids keep their "
             f"meaning, build with --previous {args.old}"
         )
+    return 0
+
+
+# ---- swap ------------------------------------------------------------------------------
+
+
+def _swap(args: argparse.Namespace) -> int:
+    new = resolve_path(args.new)
+    key = read_key(resolve_path(args.key)) if args.key else None
+    catalog = deliver(new, args.run, key)
+    print(
+        f"{inbox_of(args.run) / new.name}: version {catalog.version}, {len(catalog.entries):,} terms, "
+        f"sha256 {catalog.sha256}; waits for the run"
+    )
     return 0
 
 

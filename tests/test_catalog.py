@@ -234,6 +234,21 @@ def test_diff_says_what_changed_and_refuses_a_moved_id(
     assert "ids keep their meaning" in capsys.readouterr().err
 
 
+def test_swap_puts_a_sound_version_into_the_inbox_of_a_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build() == 0
+    assert main(["swap", "out.json", "--run", "."]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    (folder / "catalogs").mkdir()
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    assert main(["swap", "out.json", "--run", "."]) == 0
+    assert (folder / "catalogs/inbox/out.json").read_bytes() == (folder / "out.json").read_bytes()
+    (folder / "out.json").write_text("{}", encoding="utf-8")
+    assert main(["swap", "out.json", "--run", "."]) == 2
+    assert load_catalog(folder / "catalogs/inbox/out.json").version == "1"
+
+
 class TestMedicalWeights:
     catalog = load_catalog(MEDICAL)
 
@@ -262,7 +277,7 @@ class TestMedicalWeights:
             assert entry.df == sum(entry.term in answer for answer in answers), entry.term
 
 
-@pytest.mark.parametrize("verb", ["", "build", "validate", "stats", "diff"])
+@pytest.mark.parametrize("verb", ["", "build", "validate", "stats", "diff", "swap"])
 def test_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*verb.split(), "--help"])

@@ -111,9 +111,15 @@ class Inbox:
             return
 
         def run() -> None:
-            self.poll()
+            # a pass a second without news: what came before the watching began is found too
             for _ in watchfiles.watch(
-                self.folder, stop_event=self._stop, recursive=False, debounce=200, step=50
+                self.folder,
+                stop_event=self._stop,
+                recursive=False,
+                debounce=200,
+                step=50,
+                rust_timeout=1000,
+                yield_on_timeout=True,
             ):
                 self.poll()
 
