@@ -1,14 +1,17 @@
-"""flexattn: distil a teacher's terms into a student small enough to audit, one logged character a step.
+"""flexattn: a teacher's terms, distilled into a student small enough to audit.
 
 The way through the house, and who lives where:
 
     config      one strict YAML file           errors      one line for what a user can mend
     corpus      teacher answers                lexicon     catalog, hits, gate, banned terms
     env         the step, its reward, masks    attention   per-query windows; can be lifted out
-    episode     run(env, policy) -> steps      agents      masked discrete SAC, tables, checkpoints
+    episode     run(env, policy) -> steps      agents      masked discrete SAC, checkpoints
     audit       log, seals, reading            evaluation  metrics, statistics, acceptance
+    domain      corpus + catalog + world       experience  demonstrations and rollouts
+    training    the phases, step by step       assess      what a student can do, by regime
+    display     what a long training shows     jsontext    strict JSON
 
-Verbs, each `python -m flexattn.<verb>`: train, generate, replay, catalog, bench.
+Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog.
 """
 
 from __future__ import annotations

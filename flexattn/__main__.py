@@ -10,8 +10,8 @@ VERBS = {
     "train": "train a student on a teacher's answers",
     "generate": "ask a trained student a question",
     "replay": "verify a run's log line by line",
+    "report": "compare runs with a baseline and give a verdict",
     "catalog": "build, validate, compare and swap catalogs",
-    "bench": "measure speed beside other libraries",
 }
 
 

@@ -22,7 +22,8 @@ TRANSLATIONS = ["README.md", "README.zh.md"]
 def tree_of(readme: str) -> tuple[set[str], set[str]]:
     """Top-level folders, and modules of the package, that a README's map names."""
     text = (ROOT / readme).read_text(encoding="utf-8")
-    block = next(b for b in re.findall(r"```\n(.*?)```", text, re.DOTALL) if "\nflexattn/\n" in b)
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    block = next(block for block in blocks if "\nflexattn/\n" in block)
     folders = set(re.findall(r"^(\w+)/", block, re.MULTILINE))
     modules = re.findall(r"^  (\w+(?:\.py)?)", block, re.MULTILINE)
     return folders, {name.removesuffix(".py") for name in modules}
