@@ -428,8 +428,8 @@ def _swap(args: argparse.Namespace) -> int:
     key = read_key(resolve_path(args.key)) if args.key else None
     catalog = deliver(new, args.run, key)
     print(
-        f"{inbox_of(args.run) / new.name}: version {catalog.version}, {len(catalog.entries):,} terms, "
-        f"sha256 {catalog.sha256}; waits for the run"
+        f"{inbox_of(args.run) / new.name}: version {catalog.version}, "
+        f"{len(catalog.entries):,} terms, sha256 {catalog.sha256}; waits for the run"
     )
     return 0
 

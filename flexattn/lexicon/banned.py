@@ -1,9 +1,9 @@
 """A character that would complete a banned term is never legal: Aho-Corasick over the emitted text.
 
 Matching is on folded text, so that a ban can't be walked round: compatibility and full-width forms
-(NFKC), letter case and, where a table says so, traditional characters count as the plain form, and
-spaces, punctuation and invisible characters between two characters of a term count as nothing.
-Folding is built into the transition table: the text itself is never rewritten.
+(NFKC), letter case and traditional characters (traditional.tsv) count as the plain form, and spaces,
+punctuation and invisible characters between two characters of a term count as nothing. Folding is
+built into the transition table: the text itself is never rewritten.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +25,34 @@ START = 0
 MAX_TABLE_BYTES = 1 << 30
 
 
+@lru_cache(maxsize=1)
+def simplified() -> Mapping[str, str]:
+    """Traditional character -> simplified character, from traditional.tsv."""
+    text = Path(__file__).with_name("traditional.tsv").read_text(encoding="utf-8")
+    pairs = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+    return MappingProxyType({traditional: plain for traditional, plain in pairs})
+
+
 def fold(text: str, variants: Mapping[str, str] | None = None) -> str:
-    """`text` as the ban sees it: NFKC, case folded, variants replaced, marks and spaces dropped."""
+    """`text` as the ban sees it: NFKC, case folded, variants replaced, marks and spaces dropped.
+
+    Args:
+      text: any text.
+      variants: character -> plain character; `simplified()` where None.
+    """
+    if variants is None:
+        return "".join(map(_fold_by_default, text))
     return "".join(_fold_char(char, variants) for char in text)
 
 
-def _fold_char(char: str, variants: Mapping[str, str] | None) -> str:
+@lru_cache(maxsize=1 << 16)
+def _fold_by_default(char: str) -> str:
+    return _fold_char(char, simplified())
+
+
+def _fold_char(char: str, variants: Mapping[str, str]) -> str:
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", char).casefold())
-    if variants:
-        plain = "".join(variants.get(c, c) for c in plain)
+    plain = "".join(variants.get(c, c) for c in plain)
     return "".join(c for c in plain if not is_mark(c) and unicodedata.category(c)[0] != "C")
 
 
@@ -83,12 +105,12 @@ class BannedAutomaton:
           size: A, number of ids, special ones included; an id without a character leads to the
             start.
           legal_size: V, ids that may be legal; default `size`.
-          variants: further folding, character -> character, such as traditional -> simplified.
+          variants: character -> plain character; `simplified()` where None, {} for none.
 
         Raises: CatalogError where the table would exceed 1 GiB.
         """
         given = tuple(terms)
-        spelled = {i: _fold_char(char, variants) for char, i in char_ids.items()}
+        spelled = {i: fold(char, variants) for char, i in char_ids.items()}
         alphabet = sorted({c for text in spelled.values() for c in text})
         symbols = {c: n for n, c in enumerate(alphabet, 1)}  # symbol 0: stands in no term
         patterns = {fold(term, variants) for term in given}

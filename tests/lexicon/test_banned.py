@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexattn.errors import CatalogError
-from flexattn.lexicon.banned import START, BannedAutomaton, find_banned, fold
+from flexattn.lexicon.banned import START, BannedAutomaton, find_banned, fold, simplified
 
 ALPHABET = "包治百病Ａa，。 \u200b·"
 IDS = {char: i for i, char in enumerate(ALPHABET, 3)}
@@ -61,15 +61,22 @@ def test_width_and_case_make_no_difference() -> None:
         assert automaton.is_blocked(state, ids[text[-1]]), text
 
 
-def test_traditional_characters_count_where_a_table_says_so() -> None:
+def test_traditional_characters_count_as_simplified_ones() -> None:
     ids = {char: i for i, char in enumerate("藥药神")}
-    table = {"藥": "药"}
-    blind = BannedAutomaton.build(["神药"], ids, 3)
-    seeing = BannedAutomaton.build(["神药"], ids, 3, variants=table)
+    blind = BannedAutomaton.build(["神药"], ids, 3, variants={})
+    seeing = BannedAutomaton.build(["神药"], ids, 3)
     after = [a.run([ids["神"]]) for a in (blind, seeing)]
     assert not blind.is_blocked(after[0], ids["藥"])
     assert seeing.is_blocked(after[1], ids["藥"])
-    assert find_banned("神，藥", ["神药"], table) == "神药"
+    assert find_banned("神，藥", ["神药"]) == "神药"
+    assert find_banned("神，藥", ["神药"], {}) is None
+    assert fold("臨床診斷") == "临床诊断"
+
+
+def test_the_table_of_characters_maps_plain_ones_to_themselves() -> None:
+    table = simplified()
+    assert len(table) > 3000
+    assert not [plain for plain in table.values() if table.get(plain, plain) != plain]
 
 
 words = st.lists(st.text("包治百病Ａa，", min_size=1, max_size=4), min_size=0, max_size=6)
