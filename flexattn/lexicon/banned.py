@@ -1,9 +1,9 @@
 """A character that would complete a banned term is never legal: Aho-Corasick over the emitted text.
 
 Matching is on folded text, so that a ban can't be walked round: compatibility and full-width forms
-(NFKC), letter case and traditional characters (traditional.tsv) count as the plain form, and spaces,
-punctuation and invisible characters between two characters of a term count as nothing. Folding is
-built into the transition table: the text itself is never rewritten.
+(NFKC), letter case and traditional characters (traditional.tsv) count as the plain form, and
+spaces, punctuation and invisible characters between two characters of a term count as nothing.
+Folding is built into the transition table: the text itself is never rewritten.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MAX_TABLE_BYTES = 1 << 30
 def simplified() -> Mapping[str, str]:
     """Traditional character -> simplified character, from traditional.tsv."""
     text = Path(__file__).with_name("traditional.tsv").read_text(encoding="utf-8")
-    pairs = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    return MappingProxyType({traditional: plain for traditional, plain in pairs})
+    lines = (line.partition("\t") for line in text.splitlines() if not line.startswith("#"))
+    return MappingProxyType({traditional: plain for traditional, _, plain in lines})
 
 
 def fold(text: str, variants: Mapping[str, str] | None = None) -> str:
