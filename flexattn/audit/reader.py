@@ -244,7 +244,9 @@ class Verifier:
         gap, rest = seal.first - self.next_line, len(lines) - seal.lines
         if seal.n < self.seals or gap < 0:
             text = f"seal {seal.n} stands here, expected seal {self.seals}"
-            segment.findings.append(Finding("seal-order", file, segment.file_line, text))
+            doubled = lines and break_in(lines, seal) is None
+            line = segment.file_line + (0 if doubled else len(lines))
+            segment.findings.append(Finding("seal-order", file, line, text))
             return
         own = break_in(lines[rest:], seal) is None if rest >= 0 else False
         marked = [i for i, line in enumerate(lines[: max(0, rest)]) if b'"event":"seal"' in line]

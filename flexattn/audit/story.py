@@ -93,7 +93,7 @@ class Story:
           finished: whether the log is sealed up to its `end`; else its last episode may stop short.
         """
         yield from self._finish(finished)
-        if self.end is not None and not self._lost and self.every_episode:
+        if finished and self.end is not None and not self._lost and self.every_episode:
             for name, found in (("steps", self.steps), ("episodes", self.episodes)):
                 if self.end[name] != found:
                     text = f"{name} is {self.end[name]}, the log holds {found}"

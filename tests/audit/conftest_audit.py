@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
+from flexattn.audit.chain import sha256_hex
 from flexattn.audit.folder import RunFolder
 from flexattn.audit.schema import TRAIN_FIELDS, rounded
 from flexattn.audit.writer import RunLog
 from flexattn.config import LogSection
 
+CATALOG = b'{"entries":[]}'
 HEADER: dict[str, Any] = {
     "env": 3,
     "record": "oseltamivir",
     "question": "请问什么是‘奥司他韦’？",
-    "catalog": "0" * 64,
+    "catalog": sha256_hex(CATALOG),
     "split": "train",
     "start": 0,
     "align": "position",
@@ -32,7 +34,8 @@ def make_columns(rng: random.Random, steps: int) -> dict[str, list[Any]]:
         hit = rng.random() < 0.3
         gains = [rounded(rng.random()) if hit else 0.0 for _ in range(4)]
         row = [
-            t + 1, rng.choice([2, 3, 4, 6]), rng.choice([3, 4, 5, 6]), chr(0x4E00 + rng.randrange(99)),
+            t + 1, rng.choice([2, 3, 4, 6]), rng.choice([3, 4, 5, 6]),
+            chr(0x4E00 + rng.randrange(99)),
             "奥司他韦" if hit else "-", 4 if hit else 0, *gains,
             rounded(rng.random()), rounded(rng.uniform(-1, 1)), 1.0, rounded(rng.uniform(-1, 1)),
             "medical.json#7" if hit else "-", f"t{t}-{t + 3}" if hit else "-", "00000000", 0, 3,
@@ -58,7 +61,7 @@ def make_folder(tmp_path: Path) -> Callable[..., RunFolder]:
             tmp_path / name,
             config=b"seed: 1\nrun: {name: %b}\n" % name.encode(),
             corpus=b'{"id": "a"}\n',
-            catalogs={"medical.json": b'{"entries":[]}'},
+            catalogs={"medical.json": CATALOG},
             manifest={"seed": 1},
         )
 
