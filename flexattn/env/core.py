@@ -6,6 +6,9 @@ else; `kernel` holds the compiled arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -78,6 +81,7 @@ class Core:
             }
         )
         self._out = Out(**vars(self.steps))
+        self._entries: dict[bool, Callable[..., None]] = {}
 
     def reset(
         self,
@@ -166,14 +170,30 @@ class Core:
             )
         on = self._all_active if active is None else np.ascontiguousarray(active, np.bool_)
         for number, group in enumerate(self._groups):
-            world = self._worlds[number]
-            run = step_all_threads if len(group) >= PARALLEL_FROM else step_all
+            tables = self._worlds[number].tables
+            run = self._entry(len(group) >= PARALLEL_FROM, tables)
             run(
-                group, on, lh, lp, chars, put, enforce, self.gain_by_cap,
-                world.answers, world.terms, world.mask, world.grams, world.rules,
-                self.state, self._out,
+                0, len(group), group, on, lh, lp, chars, put, enforce, self.gain_by_cap,
+                *tables, self.state, self._out,
             )  # fmt: skip
         return self.steps
+
+    def _entry(self, threads: bool, tables: tuple[Any, ...]) -> Callable[..., None]:
+        """The compiled step for these tables.
+
+        Finding it by the types of a hundred arrays takes Numba longer than the step, so it is kept:
+        tables have the same types in every world, state and results in every core.
+        """
+        if threads not in self._entries:
+            step = step_all_threads if threads else step_all
+            none = np.zeros(0, np.int32)
+            step(
+                0, 0, np.zeros(0, np.int64), np.zeros(0, np.bool_), none, none, none, none, True, False,
+                *tables, self.state, self._out,
+            )  # fmt: skip
+            (compiled,) = step.overloads.values()
+            self._entries[threads] = compiled.entry_point
+        return self._entries[threads]
 
     def legal_packed(self) -> npt.NDArray[np.uint64]:
         """A(s) of every environment, [N, W] uint64, bit c % 64 of word c // 64; a view."""

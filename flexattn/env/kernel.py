@@ -23,7 +23,7 @@ from flexattn.env.reward import (
 )
 from flexattn.env.sketch import push
 from flexattn.env.vocabulary import END, PAD
-from flexattn.lexicon.bits import has, select
+from flexattn.lexicon.bits import compiled, has, select
 from flexattn.lexicon.gate import (
     gram_weight,
     pair_count,
@@ -33,6 +33,8 @@ from flexattn.lexicon.gate import (
 )
 
 Ids = npt.NDArray[np.int32]
+
+CHUNK = 64  # environments that a thread steps before it looks for more
 
 
 class State(NamedTuple):
@@ -81,7 +83,7 @@ class Out(NamedTuple):
     gain_by_cap: npt.NDArray[np.float64]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _find_slot(char: Any, r: Any, Y: Any) -> Any:
     """Which distinct character of answer r `char` is, -1 for none."""
     low, stop = Y.slot_start[r], Y.slot_start[r + 1]
@@ -95,7 +97,7 @@ def _find_slot(char: Any, r: Any, Y: Any) -> Any:
     return low if low < stop and Y.slot_id[low] == char else np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _pair(
     first: Any, second: Any, first_slot: Any, second_slot: Any, r: Any, Y: Any, G: Any, k1: Any
 ) -> Any:
@@ -107,7 +109,7 @@ def _pair(
     return weight, weight * saturation(tf, k1, Y.norm[r])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _hit(place: Any, char: Any, on_target: Any, k: Any, L: Any) -> Any:
     """Term of length L.lengths[k] that starts with `char` at this place, -1 for none."""
     if on_target:
@@ -128,7 +130,7 @@ def _hit(place: Any, char: Any, on_target: Any, k: Any, L: Any) -> Any:
     return np.int32(-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _longest_hit(place: Any, char: Any, on_target: Any, cap: Any, left: Any, L: Any) -> Any:
     """Column of the longest hit within `cap` and `left` characters, -1 for none."""
     for k in range(L.lengths.shape[0]):
@@ -138,7 +140,7 @@ def _longest_hit(place: Any, char: Any, on_target: Any, cap: Any, left: Any, L: 
     return np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _start(i: Any, Y: Any, M: Any, S: Any) -> None:
     """Make environment i stand at the start of the answer S.record[i]."""
     S.t[i] = 0
@@ -158,14 +160,14 @@ def _start(i: Any, Y: Any, M: Any, S: Any) -> None:
     S.widened[i] = widened
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def start_all(which: Any, Y: Any, M: Any, S: Any) -> None:
     """Begin an episode in each environment of `which`, [.] int64; S.record says which answer."""
     for n in range(which.shape[0]):
         _start(which[n], Y, M, S)
 
 
-@njit(nogil=True, cache=True)
+@compiled(inline="always")
 def _step(
     i: Any, lh: Any, lp: Any, char: Any, written: Any, enforce: Any, every_cap: Any,
     Y: Any, L: Any, M: Any, G: Any, R: Any, S: Any, out: Any,
@@ -197,6 +199,8 @@ def _step(
                 pair_weight, pair_share = _pair(last, char, S.slot[i], slot, r, Y, G, R.k1)
 
     # hit, gate, gain
+    for c in range(out.gain_by_cap.shape[1]):
+        out.gain_by_cap[i, c] = 0.0
     term = np.int32(-1)
     length = np.int64(0)
     weight = sim = delta = ler = 0.0
@@ -282,6 +286,7 @@ def _step(
     out.reward[i] = base + R.eta1 * chi_soft + R.eta2 * ler - cost
     out.n_legal[i] = S.n_legal[i]
     out.illegal[i] = illegal
+    out.terminated[i] = out.truncated[i] = False
 
     # what the next step starts from
     if is_end:
@@ -321,7 +326,7 @@ def _step(
         S.widened[i] += widened
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _teacher_probability(char: Any, place: Any, inside: Any, Y: Any) -> Any:
     """The teacher's probability of `char` at this place, 0 where it gave none."""
     if inside:
@@ -331,7 +336,7 @@ def _teacher_probability(char: Any, place: Any, inside: Any, Y: Any) -> Any:
     return 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _clear(i: Any, out: Any) -> None:
     out.char[i] = PAD
     out.written[i] = PAD
@@ -353,16 +358,17 @@ def _clear(i: Any, out: Any) -> None:
         out.gain_by_cap[i, c] = 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def step_all(
-    which: Any, active: Any, lh: Any, lp: Any, char: Any, written: Any, enforce: Any,
-    every_cap: Any, Y: Any, L: Any, M: Any, G: Any, R: Any, S: Any, out: Any,
+    first: Any, last: Any, which: Any, active: Any, lh: Any, lp: Any, char: Any, written: Any,
+    enforce: Any, every_cap: Any, Y: Any, L: Any, M: Any, G: Any, R: Any, S: Any, out: Any,
 ) -> None:  # fmt: skip
-    """One step of each active environment of `which`; arguments as `Core.step` describes them."""
-    for n in range(which.shape[0]):
+    """One step of each active environment of which[first:last]; the rest as in `Core.step`."""
+    for n in range(first, last):
         i = which[n]
-        _clear(i, out)
-        if active[i] and not S.done[i]:
+        if not active[i] or S.done[i]:
+            _clear(i, out)
+        else:
             _step(
                 i, lh[i], lp[i], char[i], written[i], enforce, every_cap, Y, L, M, G, R, S, out
             )  # fmt: skip
@@ -370,14 +376,13 @@ def step_all(
 
 @njit(nogil=True, cache=True, parallel=True)
 def step_all_threads(
-    which: Any, active: Any, lh: Any, lp: Any, char: Any, written: Any, enforce: Any,
-    every_cap: Any, Y: Any, L: Any, M: Any, G: Any, R: Any, S: Any, out: Any,
+    first: Any, last: Any, which: Any, active: Any, lh: Any, lp: Any, char: Any, written: Any,
+    enforce: Any, every_cap: Any, Y: Any, L: Any, M: Any, G: Any, R: Any, S: Any, out: Any,
 ) -> None:  # fmt: skip
-    """The same, spread over threads."""
-    for n in prange(which.shape[0]):
-        i = which[n]
-        _clear(i, out)
-        if active[i] and not S.done[i]:
-            _step(
-                i, lh[i], lp[i], char[i], written[i], enforce, every_cap, Y, L, M, G, R, S, out
-            )  # fmt: skip
+    """The same, spread over threads in runs of CHUNK environments."""
+    for c in prange((last - first + CHUNK - 1) // CHUNK):
+        begin = first + c * CHUNK
+        step_all(
+            begin, min(last, begin + CHUNK), which, active, lh, lp, char, written, enforce,
+            every_cap, Y, L, M, G, R, S, out,
+        )  # fmt: skip

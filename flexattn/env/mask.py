@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from flexattn.env.vocabulary import END, PAD, SENTENCE_ENDS, SPECIALS, UNK, Vocabulary
-from flexattn.lexicon.bits import Words, pack, popcount, select, set_pairs, words_for
+from flexattn.lexicon.bits import Words, compiled, has, pack, popcount, select, set_pairs, words_for
 
 FEWEST = 3  # characters that the guide must leave
 
@@ -40,7 +39,6 @@ class MaskTables(NamedTuple):
       sentence_end: [A] bool.
       goto: [S, A] int32, banned automaton.
       blocked: [S, >= W] uint64, characters that would complete a banned term.
-      blocks: [S] bool, whether `blocked` has any.
       guided: False where the guide is "none".
       shortest: characters from which on the end is always legal; half the mean length.
     """
@@ -53,7 +51,6 @@ class MaskTables(NamedTuple):
     sentence_end: npt.NDArray[np.bool_]
     goto: Ids
     blocked: Words
-    blocks: npt.NDArray[np.bool_]
     guided: bool
     shortest: float
 
@@ -104,19 +101,18 @@ def build_mask(
         sentence_end=vocabulary.members(SENTENCE_ENDS),
         goto=np.ascontiguousarray(goto, np.int32),
         blocked=blocked,
-        blocks=np.asarray(blocked.any(axis=1)),
         guided=guided,
         shortest=0.5 * sum(lengths) / max(1, len(lengths)),
     )
 
 
 def _without_specials(rows: Words) -> Words:
-    rows[[END, UNK]] = 0
+    rows[[END, UNK]] = 0  # nothing follows the end or an unknown character
     rows[:, 0] &= ~np.uint64((1 << SPECIALS) - 1)
     return rows
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fill_legal(row: Any, last: Any, before: Any, t: Any, state: Any, M: Any) -> Any:
     """Write A(s) into `row`, [W] uint64; returns (number of legal actions, widened).
 
@@ -129,46 +125,39 @@ def fill_legal(row: Any, last: Any, before: Any, t: Any, state: Any, M: Any) -> 
       M: MaskTables.
     """
     words = row.shape[0]
+    writable = M.opening if t == 0 else M.writable
+    behind = END if t == 0 else before  # nothing stands behind the end: an empty row
     count = np.int64(0)
-    blocks = M.blocks[state]
-    base = M.opening if t == 0 else M.writable
     if M.guided:
-        if t == 0:
-            for w in range(words):
-                row[w] = M.follows[last, w] & base[w]
-        else:
-            for w in range(words):
-                row[w] = (M.follows[last, w] | M.skips[before, w]) & base[w]
-    else:
         for w in range(words):
-            row[w] = base[w]
-    count = _narrow(row, last, state, blocks, M)
-    widened = False
-    if M.guided and count < FEWEST:
-        widened = True
+            word = (M.follows[last, w] | M.skips[behind, w]) & writable[w] & ~M.blocked[state, w]
+            row[w] = word
+            count += np.int64(popcount(word))
+        count -= _drop_double(row, last, M.no_double)
+    widened = M.guided and count < FEWEST
+    if widened or not M.guided:
+        count = np.int64(0)
         for w in range(words):
-            row[w] = base[w]
-        count = _narrow(row, last, state, blocks, M)
+            word = writable[w] & ~M.blocked[state, w]
+            row[w] = word
+            count += np.int64(popcount(word))
+        count -= _drop_double(row, last, M.no_double)
     if count == 0 or (t > 0 and (M.sentence_end[last] or t >= M.shortest)):
         row[0] |= np.uint64(1 << END)
         count += 1
     return count, widened
 
 
-@njit(nogil=True, cache=True)
-def _narrow(row: Any, last: Any, state: Any, blocks: Any, M: Any) -> Any:
-    if blocks:
-        for w in range(row.shape[0]):
-            row[w] &= ~M.blocked[state, w]
-    if M.no_double[last] and last >> 6 < row.shape[0]:
+@compiled()
+def _drop_double(row: Any, last: Any, no_double: Any) -> Any:
+    """Take a mark out that may not stand twice in a row; returns how many were taken, 0 or 1."""
+    if no_double[last] and last >> 6 < row.shape[0] and has(row, last):
         row[last >> 6] &= ~(np.uint64(1) << np.uint64(last & 63))
-    count = np.int64(0)
-    for w in range(row.shape[0]):
-        count += popcount(row[w])
-    return count
+        return np.int64(1)
+    return np.int64(0)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def sample_legal(rows: Any, counts: Any, uniforms: Any, out: Any) -> None:
     """Draw one legal id a row, uniformly.
 

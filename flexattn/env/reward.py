@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from flexattn.lexicon.bits import has
+from flexattn.lexicon.bits import compiled, has
 
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
@@ -54,7 +53,7 @@ def length_costs(
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def lexical_gain(sim: Any, weight: Any, lambda_lex: Any, tau: Any) -> Any:
     """Gain: delta = lambda_lex max(0, sim - tau) weight, reward.
 
@@ -63,7 +62,7 @@ def lexical_gain(sim: Any, weight: Any, lambda_lex: Any, tau: Any) -> Any:
     return lambda_lex * max(0.0, sim - tau) * weight
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def credits_of(term: Any, credited: Any, count: Any) -> Any:
     """How often `term` stands in `credited`, the episode's credits, [count] int32."""
     n = np.int64(0)
@@ -72,7 +71,7 @@ def credits_of(term: Any, credited: Any, count: Any) -> Any:
     return n
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def lcs_gain(row: Any, masks: Any, at: Any, words: Any, keep: Any) -> Any:
     """LCS(h c, y) - LCS(h, y), 0 or 1; with `keep` the row then stands for h c.
 
@@ -100,7 +99,7 @@ def lcs_gain(row: Any, masks: Any, at: Any, words: Any, keep: Any) -> Any:
     return np.int64(carry)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def repeats_trigram(history: Any, t: Any, char: Any) -> Any:
     """Does `char` close a trigram that already stands in the first t characters of `history`?"""
     if t < 3:
@@ -112,7 +111,7 @@ def repeats_trigram(history: Any, t: Any, char: Any) -> Any:
     return found
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def penalty(
     history: Any,
     t: Any,
@@ -149,7 +148,7 @@ def penalty(
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def soft_match(char: Any, ids: Any, start: Any, size: Any, p: Any, near: Any, radius: Any) -> Any:
     """chi_soft: 1 on the target, `near` within `radius` characters of the pointer, else 0.
 
@@ -170,7 +169,7 @@ def soft_match(char: Any, ids: Any, start: Any, size: Any, p: Any, near: Any, ra
     return 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def next_pointer(
     char: Any, ids: Any, start: Any, size: Any, p: Any, resync: Any, radius: Any
 ) -> Any:

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from flexattn.lexicon.bits import compiled
+
 DECAY = np.float32(0.95)
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -21,7 +23,7 @@ _MIX2 = np.uint64(0xBF58476D1CE4E5B9)
 _S31, _S32, _S7 = np.uint64(31), np.uint64(32), np.uint64(7)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def push(sketch: Any, char: Any) -> None:
     """Let `char` leave the history: decay [D] float32 `sketch` and add e(char), in place."""
     dim = sketch.shape[0]

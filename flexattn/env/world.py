@@ -257,6 +257,11 @@ class World:
         return self.answers.ids[start : start + self.answers.size[record]]
 
     @property
+    def tables(self) -> tuple[AnswerTables, TermTables, MaskTables, GramTable, Rules]:
+        """What the compiled step takes of a world."""
+        return self.answers, self.terms, self.mask, self.grams, self.rules
+
+    @property
     def catalog_short(self) -> str:
         """The first 8 hex digits of the catalog's hash; what a step line calls `cat`."""
         return self.catalog_sha256[:8]

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from flexattn.lexicon.bits import popcount
+from flexattn.lexicon.bits import compiled, popcount
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -71,7 +70,7 @@ def count_grams(answers: Sequence[Ids], alphabet: int) -> GramTable:
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def gram_weight(row: Any, second: Any, weight: Any, unseen: Any, a: Any, b: Any) -> Any:
     """Weight of the bigram (a, b); `unseen` where no train answer has it."""
     low, high = row[a], row[a + 1]
@@ -86,7 +85,7 @@ def gram_weight(row: Any, second: Any, weight: Any, unseen: Any, a: Any, b: Any)
     return unseen
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def pair_count(masks: Any, first: Any, second: Any, words: Any) -> Any:
     """How often one character stands right before another, from their position masks.
 
@@ -100,12 +99,12 @@ def pair_count(masks: Any, first: Any, second: Any, words: Any) -> Any:
     carry = np.uint64(0)
     for k in range(words):
         word = masks[first + k]
-        count += popcount(((word << _ONE) | carry) & masks[second + k])
+        count += np.int64(popcount(((word << _ONE) | carry) & masks[second + k]))
         carry = word >> _TOP
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def saturation(tf: Any, k1: Any, norm: Any) -> Any:
     """BM25's term-frequency factor, clipped at 1: min(1, tf (k1 + 1) / (tf + norm)); 0 for tf 0."""
     if tf == 0:
@@ -113,7 +112,7 @@ def saturation(tf: Any, k1: Any, norm: Any) -> Any:
     return min(1.0, tf * (k1 + 1.0) / (tf + norm))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def window_jaccard(
     keys: Any,
     history: Any,
@@ -195,7 +194,7 @@ def window_jaccard(
     return common / union if union > 0 else 1.0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def window_overlap(
     ring_weight: Any, ring_share: Any, t: Any, kept: Any,
     char_weight: Any, char_share: Any, next_weight: Any, next_share: Any,

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from numba import njit
 
 from flexattn.errors import CatalogError
-from flexattn.lexicon.bits import popcount
+from flexattn.lexicon.bits import compiled, popcount
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
@@ -176,7 +176,7 @@ def _grow(
             node[last] |= _ENDS
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _child(node: Any, parent: Any, code: Any) -> Any:
     """Number of the child with this code, -1 for none."""
     word = node[parent]
@@ -218,7 +218,7 @@ def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> 
             b = np.int64(codes[j + 1])
             at = np.int64(codes[j]) * trie.stride + (b >> 6)
             below = trie.bitmap[at] & ((np.uint64(1) << np.uint64(b & 63)) - np.uint64(1))
-            here = first_pair + np.int64(trie.rank[at]) + popcount(below)
+            here = first_pair + np.int64(trie.rank[at]) + np.int64(popcount(below))
             best = np.int64(-1)
             depth = np.int64(2)
             stop = min(cap, seen - j)
