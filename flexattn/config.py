@@ -171,6 +171,7 @@ class TrainSection(Section):
     rollout_every: Count = 8
     evaluate_every: Count = 500
     evaluate_answers: Count = 64
+    final_answers: Amount = 0
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 3
     threads: Count = 2

@@ -7,7 +7,7 @@ import torch
 
 from flexattn.agents.buffer import Answers
 from flexattn.agents.cloning import sequence
-from flexattn.agents.masked import unpack_legal
+from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Foresight
 from flexattn.agents.sac import Batch
 from flexattn.env.reward import length_costs
@@ -46,19 +46,19 @@ class Batches:
         world, device = self.world, self.device
         settings = world.settings
         steps = answers.emitted.shape[1]
-        place = np.arange(steps + 1)
-        exists = place <= answers.length[:, None]                           # [B, T + 1]
-        taken = place[:steps] < answers.length[:, None]                     # [B, T]
+        step = np.arange(steps + 1)
+        exists = step <= answers.length[:, None]                           # [B, T + 1]
+        taken = step[:steps] < answers.length[:, None]                     # [B, T]
         flat = np.cumsum(exists.ravel()) - 1
         here = flat.reshape(exists.shape)[:, :steps][taken]
         pointer = np.minimum(answers.pointer, self.future.shape[1] - len(self.ahead))
         future = self.future[answers.record[:, None, None], pointer[..., None] + self.ahead]
-        legal = unpack_legal(answers.legal[exists], world.size)
-        teacher = np.where(answers.teacher < world.size, answers.teacher, UNK)[taken].astype(np.int64)
+        legal = LegalSets.of(answers.legal[exists], world.size, device)
+        aimed = np.full(exists.shape, UNK, np.int64)
+        aimed[:, :steps] = np.where(taken & (answers.teacher < world.size), answers.teacher, UNK)
+        place, accepted = legal.find(torch.from_numpy(aimed[exists]).to(device))
         gain = settings.eta2 * answers.gain_by_cap[taken] - self.cap_cost
-        last = (place[:steps] == answers.length[:, None] - 1) & answers.terminated[:, None]
-        rows = torch.from_numpy(teacher)
-        accepted = legal[torch.from_numpy(here)].gather(-1, rows.unsqueeze(-1)).squeeze(-1)
+        last = (step[:steps] == answers.length[:, None] - 1) & answers.terminated[:, None]
 
         def put(values: np.ndarray, kind: type) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(values.astype(kind))).to(device)
@@ -68,7 +68,7 @@ class Batches:
             foresight=Foresight(put(future, np.int64), put(answers.covered, np.float32)),
             rows=put(exists, np.bool_),
             here=put(here, np.int64),
-            legal=legal.to(device),
+            legal=legal,
             taken=put(answers.emitted[taken], np.int64),
             history_choice=put(answers.history_choice[taken], np.int64),
             cap_choice=put(answers.cap_choice[taken], np.int64),
@@ -76,6 +76,6 @@ class Batches:
             history_cost=put(self.history_cost, np.float32),
             cap_reward=put(gain, np.float32),
             terminated=put(last[taken], np.bool_),
-            teacher=rows.to(device),
-            accepted=accepted.to(device),
+            teacher=place,
+            accepted=accepted,
         )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from flexattn.agents.masked import unpack_legal
+from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Sequence
 from flexattn.agents.sac import CloneBatch
 from flexattn.env.mask import MaskTables, fill_legal
@@ -115,19 +115,19 @@ class TeacherAnswers:
         written = np.where(replaced, rng.choice(alphabet, teacher.shape), teacher).astype(np.int32)
         place = np.arange(steps + 1)
         exists = place <= lengths[:, None]                                  # [B, T + 1]
-        legal = unpack_legal(legal_along(written, lengths, tables)[exists], actions)
+        legal = LegalSets.of(legal_along(written, lengths, tables)[exists], actions, device)
         target = np.full((answers, steps + 1), END, np.int64)
         target[:, :steps] = np.where(place[:steps] < lengths[:, None], teacher, END)
-        aimed = torch.from_numpy(target[exists])
+        place, accepted = legal.find(torch.from_numpy(target[exists]).to(device))
         seen = sequence(written, questions, max_history, sketch_dim, device)
         window = rng.choice(np.asarray(windows, np.int32), exists.shape)
         return CloneBatch(
             seen=seen,
             window=torch.from_numpy(window).to(device),
             rows=torch.from_numpy(exists).to(device),
-            legal=legal.to(device),
-            teacher=aimed.to(device),
-            accepted=legal.gather(-1, aimed.unsqueeze(-1)).squeeze(-1).to(device),
+            legal=legal,
+            teacher=place,
+            accepted=accepted,
         )
 
 

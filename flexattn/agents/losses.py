@@ -20,14 +20,14 @@ def soft_value(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
       q_min: smaller of the twin soft Q, [..., A], reward units, finite.
       alpha: temperature, > 0, reward units per nat.
 
-    Returns: V(s), [...], reward units.
+    Returns: V(s), [...], reward units; J_pi is its negative.
     """
-    return (log_pi.exp() * (q_min - alpha * log_pi)).sum(-1)
+    return soft_terms(log_pi, q_min, alpha).sum(-1)
 
 
-def policy_loss(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
-    """J_pi(s) = sum over a in A(s) of pi(a|s) [alpha log pi(a|s) - min_i Q_i(s, a)], [...]."""
-    return -soft_value(log_pi, q_min, alpha)
+def soft_terms(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
+    """The terms of V(s), pi(a|s) [min_i Q_i(s, a) - alpha log pi(a|s)], one for each action."""
+    return log_pi.exp() * (q_min - alpha * log_pi)
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
@@ -69,18 +69,6 @@ def temperature_step(
 def entropy_target(n_legal: Tensor, kappa: float) -> Tensor:
     """H_tgt(s) = kappa log|A(s)|, nats; 0 where one action is legal."""
     return kappa * torch.log(n_legal.to(torch.float32))
-
-
-def cloning_loss(log_pi: Tensor, teacher: Tensor, accepted: Tensor) -> Tensor:
-    """-log pi(teacher's action|s), the mean over accepted positions.
-
-    Args:
-      log_pi: [..., A].
-      teacher: teacher's action, [...] int64.
-      accepted: positions that exist and whose teacher action is legal, [...] bool.
-    """
-    chosen = log_pi.gather(-1, teacher.unsqueeze(-1)).squeeze(-1)
-    return -mean_over(chosen, accepted)
 
 
 def mean_over(values: Tensor, valid: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flexattn.agents.legal import LegalSets, legal_linear, legal_log_softmax
 from flexattn.attention.encoder import Encoder, EncoderConfig
 from flexattn.config import AgentSection, AttentionSection, EnvSection
 from flexattn.env.world import World
@@ -114,21 +115,18 @@ class Actor(nn.Module):
         """x = build_obs(h, Lh) after the body, [..., B, T, hidden]."""
         return self.body(self.context(fixed) + self.attended(attended))
 
+    def char_log_pi(self, state: Tensor, legal: LegalSets) -> Tensor:
+        """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
+        head = self.char_head
+        return legal_log_softmax(
+            legal_linear(state, head.weight.unsqueeze(0), legal) + head.bias[legal.ids], legal
+        )
+
     def all_windows(self, seen: Sequence) -> tuple[Tensor, Tensor]:
         """pi_h's logits [B, T, |H|] and the state under every Lh, [|H|, B, T, hidden]."""
         token, fixed = self.embed(seen)
         attended = self.encoder.forward_multi(token, self.windows)          # [C, B, T, dim]
         return self.history_logits(token, fixed), self.state(attended, fixed)
-
-    def one_window(self, seen: Sequence, window: Tensor) -> Tensor:
-        """The state under one Lh a position, [B, T, hidden].
-
-        Args:
-          seen: the batch.
-          window: Lh, [B, T] int32.
-        """
-        token, fixed = self.embed(seen)
-        return self.state(self.encoder(token, window), fixed)
 
 
 class Critics(nn.Module):
@@ -150,26 +148,33 @@ class Critics(nn.Module):
         self.history_part = TwinLinear(hidden, len(env.history_chars))
         self.cap_part = TwinLinear(hidden, len(env.hit_cap_chars))
 
-    def features(self, seen: Sequence, foresight: Foresight) -> Tensor:
-        """Features of (s, future) for both twins, [2, B, T, hidden]."""
-        token = self.char(seen.token)
-        step = self.step(seen.step.clamp(max=self.max_steps - 1))
-        question = self.question(seen.question).unsqueeze(1).expand_as(step)
-        future = self.char(foresight.future).flatten(-2)
-        on_target = (foresight.covered > 0).to(token.dtype).unsqueeze(-1)
-        covered = (foresight.covered / 8.0).to(token.dtype).unsqueeze(-1)
-        x = torch.cat([token, step, question, future, seen.sketch, on_target, covered], -1)
-        h = F.gelu(self.first(x.unsqueeze(0).expand(2, *x.shape)))
+    def features(self, seen: Sequence, foresight: Foresight, rows: Tensor) -> Tensor:
+        """Features of (s, future) for both twins.
+
+        Args:
+          seen: what the actor sees, [B, T].
+          foresight: what only critics see, [B, T].
+          rows: states that are wanted, [B, T] bool, M of them.
+
+        Returns: [2, M, hidden].
+        """
+        token = self.char(seen.token[rows])
+        step = self.step(seen.step[rows].clamp(max=self.max_steps - 1))
+        question = self.question(seen.question)[rows.nonzero()[:, 0]]
+        future = self.char(foresight.future[rows]).flatten(-2)
+        covered = foresight.covered[rows].to(token.dtype).unsqueeze(-1)
+        inside = (covered > 0).to(token.dtype)
+        x = torch.cat([token, step, question, future, seen.sketch[rows], inside, covered / 8.0], -1)
+        h = F.gelu(self.first(x.expand(2, *x.shape)))
         return F.gelu(self.second(h))
 
-    def char_values(self, h: Tensor) -> Tensor:
-        """Q_0(s, .) for every character, [2, B, T, |V|], reward units."""
-        return self.value(h) + torch.einsum("ibth,iah->ibta", h, self.action)
+    def char_values(self, h: Tensor, legal: LegalSets) -> Tensor:
+        """Q_0(s, a) of every legal pair, [2, M, hidden] -> [2, J], reward units."""
+        return self.value(h).squeeze(-1)[:, legal.row] + legal_linear(h, self.action, legal)
 
     def char_value(self, h: Tensor, taken: Tensor) -> Tensor:
-        """Q_0(s, a) of the taken character alone, [2, B, T]; pays for one row of the table."""
-        rows = self.action[:, taken]                                        # [2, B, T, hidden]
-        return self.value(h).squeeze(-1) + (h * rows).sum(-1)
+        """Q_0(s, a) of the taken character alone, [2, N]; pays for one row of the table."""
+        return self.value(h).squeeze(-1) + (h * self.action[:, taken]).sum(-1)
 
 
 class QuestionEncoder(nn.Module):

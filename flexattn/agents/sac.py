@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from flexattn.agents import losses
+from flexattn.agents.legal import LegalSets
 from flexattn.agents.masked import entropy, masked_log_softmax
 from flexattn.agents.networks import Actor, Critics, Foresight, Sequence, Sizes
 from flexattn.config import Config
@@ -32,15 +33,15 @@ class CloneBatch:
       seen: what the actor sees, [B, T].
       window: one Lh a position, [B, T] int32.
       rows: positions that exist, [B, T] bool.
-      legal: A(s) of those positions, [N, |V|] bool.
-      teacher: the teacher's character, [N] int64.
+      legal: A(s) of those positions.
+      teacher: pair of the teacher's character in `legal`, [N] int64.
       accepted: it is legal there, [N] bool.
     """
 
     seen: Sequence
     window: Tensor
     rows: Tensor
-    legal: Tensor
+    legal: LegalSets
     teacher: Tensor
     accepted: Tensor
 
@@ -54,7 +55,7 @@ class Batch:
       foresight: what critics see besides, [B, T + 1].
       rows: states that exist, [B, T + 1] bool, M of them.
       here: indices of the N steps among the M states; the next state is here + 1, [N].
-      legal: A(s), [M, |V|] bool.
+      legal: A(s) of the M states.
       taken: character taken, [N] int64.
       history_choice: index into H, [N] int64.
       cap_choice: index into P, [N] int64.
@@ -62,15 +63,15 @@ class Batch:
       history_cost: cost of every Lh, [|H|].
       cap_reward: eta2 ler - cost for every Lp, [N, |P|].
       terminated: the step ended the answer, [N] bool.
-      teacher: the teacher's character, [N] int64.
-      accepted: it is legal, [N] bool.
+      teacher: pair of the teacher's character in `legal`, [M] int64.
+      accepted: a step was taken here and the teacher's character is legal, [M] bool.
     """
 
     seen: Sequence
     foresight: Foresight
     rows: Tensor
     here: Tensor
-    legal: Tensor
+    legal: LegalSets
     taken: Tensor
     history_choice: Tensor
     cap_choice: Tensor
@@ -114,12 +115,13 @@ class Learner:
         token, fixed = self.actor.embed(batch.seen)
         attended = self.actor.encoder(token, batch.window)
         state = self.actor.state(attended[batch.rows], fixed[batch.rows])
-        log_pi = masked_log_softmax(self.actor.char_head(state), batch.legal)
-        loss = losses.cloning_loss(log_pi, batch.teacher, batch.accepted)
+        log_pi = self.actor.char_log_pi(state.unsqueeze(0), batch.legal)[0]
+        chosen = log_pi[batch.teacher]
+        loss = -losses.mean_over(chosen, batch.accepted)
         self._step(self.actor_optimiser, self.actor, loss)
         with torch.no_grad():
-            right = (log_pi.argmax(-1) == batch.teacher).float().mean()
-        return {"clone_loss": loss.item(), "accuracy": right.item(),
+            right = (chosen >= batch.legal.largest(log_pi)) & batch.accepted
+        return {"clone_loss": loss.item(), "accuracy": right.float().mean().item(),
                 "rejected": float((~batch.accepted).sum().item())}
 
     # ---- SAC -----------------------------------------------------------------------------
@@ -136,7 +138,7 @@ class Learner:
         return stats
 
     def _policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, M, V] for all states and windows."""
+        """log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, J], all states and windows."""
         actor = self.actor
         token, fixed = actor.embed(batch.seen)
         attended = actor.encoder.forward_multi(token, actor.windows)[:, batch.rows]
@@ -144,31 +146,40 @@ class Learner:
         log_h = masked_log_softmax(actor.history_logits(token[batch.rows], fixed), None)
         state = actor.state(attended, fixed)
         log_p = masked_log_softmax(actor.cap_head(state), None)
-        log_a = masked_log_softmax(actor.char_head(state), batch.legal)
-        return log_h, log_p, log_a
+        return log_h, log_p, actor.char_log_pi(state, batch.legal)
 
     @torch.no_grad()
     def _next_values(
         self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """V of each part at the state after each step, three times [N]."""
-        h = self.target.features(batch.seen, batch.foresight)[:, batch.rows]
-        q0 = self.target.char_values(h.unsqueeze(1)).squeeze(1).amin(0)      # [M, V]
-        qh, qp = self.target.history_part(h).amin(0), self.target.cap_part(h).amin(0)
+        h = self.target.features(batch.seen, batch.foresight, batch.rows)
+        v_h, v_p, v_a = self._values(self.target, h, batch.legal, log_h, log_p, log_a, alpha)
         pi_h = log_h.exp()
-        v_h = losses.soft_value(log_h, qh, alpha[0])
-        v_p = (pi_h * losses.soft_value(log_p, qp, alpha[1]).T).sum(-1)
-        v_a = (pi_h * losses.soft_value(log_a, q0, alpha[2]).T).sum(-1)
         after = batch.here + 1
-        return v_h[after], v_p[after], v_a[after]
+        return v_h[after], (pi_h * v_p).sum(-1)[after], (pi_h * v_a).sum(-1)[after]
+
+    @staticmethod
+    def _values(
+        critics: Critics, h: Tensor, legal: LegalSets,
+        log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Soft values of the parts: over Lh [M], over Lp and characters under every Lh [M, C]."""
+        with torch.no_grad():
+            q0 = critics.char_values(h, legal).amin(0)                       # [J]
+            qh, qp = critics.history_part(h).amin(0), critics.cap_part(h).amin(0)
+        v_h = losses.soft_value(log_h, qh, alpha[0])
+        v_p = losses.soft_value(log_p, qp, alpha[1]).T
+        v_a = legal.sum(losses.soft_terms(log_a, q0, alpha[2])).T
+        return v_h, v_p, v_a
 
     def _update_critics(
         self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor
     ) -> dict[str, float]:
         gamma, end = self.config.agent.gamma, batch.terminated
         v_h, v_p, v_a = self._next_values(batch, log_h, log_p, log_a, alpha)
-        h = self.critics.features(batch.seen, batch.foresight)[:, batch.rows][:, batch.here]
-        q0 = self.critics.char_value(h.unsqueeze(1), batch.taken.unsqueeze(0)).squeeze(1)
+        h = self.critics.features(batch.seen, batch.foresight, batch.rows)[:, batch.here]
+        q0 = self.critics.char_value(h, batch.taken)
         qh, qp = self.critics.history_part(h), self.critics.cap_part(h)      # [2, N, C], [2, N, P]
         everywhere = torch.ones_like(end)
         y_a = losses.td_target(batch.char_reward, end, v_a, gamma)
@@ -192,39 +203,28 @@ class Learner:
     def _update_actor(
         self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor, rates: Rates
     ) -> dict[str, float]:
-        here = batch.here
-        log_h, log_p, log_a = log_h[here], log_p[:, here], log_a[:, here]
+        taken = torch.zeros(len(log_h), dtype=torch.bool, device=self.device)
+        taken[batch.here] = True                                             # [M], not the last states
         with torch.no_grad():
-            h = self.critics.features(batch.seen, batch.foresight)[:, batch.rows][:, here]
-            q0 = self.critics.char_values(h.unsqueeze(1)).squeeze(1).amin(0)
-            qh, qp = self.critics.history_part(h).amin(0), self.critics.cap_part(h).amin(0)
-        pi_h = log_h.exp()                                                   # [N, C]
-        below = losses.soft_value(log_p, qp, alpha[1]) + losses.soft_value(log_a, q0, alpha[2])
-        j_pi = -(losses.soft_value(log_h, qh, alpha[0]) + (pi_h * below.T).sum(-1)).mean()
-        cloning = losses.cloning_loss(
-            log_a, batch.teacher.expand(log_a.shape[:-1]), batch.accepted.expand(log_a.shape[:-1])
-        )
+            h = self.critics.features(batch.seen, batch.foresight, batch.rows)
+        v_h, v_p, v_a = self._values(self.critics, h, batch.legal, log_h, log_p, log_a, alpha)
+        pi_h = log_h.exp()
+        j_pi = -losses.mean_over(v_h + (pi_h * (v_p + v_a)).sum(-1), taken)
+        cloning = -losses.mean_over(log_a[:, batch.teacher].mean(0), batch.accepted)
         self._set_rate(self.actor_optimiser, self.config.agent.actor_lr)
         self._step(self.actor_optimiser, self.actor, j_pi + rates.bc_weight * cloning)
+        stats = {"actor_loss": j_pi.item(), "clone_loss": cloning.item()}
         with torch.no_grad():
-            entropies = {
-                "history": entropy(log_h),
-                "cap": (pi_h * entropy(log_p).T).sum(-1),
-                "char": (pi_h * entropy(log_a).T).sum(-1),
-            }
-            legal_counts = {
-                "history": torch.full_like(entropies["history"], log_h.shape[-1]),
-                "cap": torch.full_like(entropies["cap"], log_p.shape[-1]),
-                "char": batch.legal[here].sum(-1),
-            }
-            everywhere = torch.ones_like(batch.terminated)
-            stats = {"actor_loss": j_pi.item(), "clone_loss": cloning.item()}
-            for i, head in enumerate(HEADS):
-                target = losses.entropy_target(legal_counts[head], rates.kappa[head])
+            char = -batch.legal.sum(log_a.exp() * log_a).T                   # [M, C]
+            entropies = (entropy(log_h), (pi_h * entropy(log_p).T).sum(-1), (pi_h * char).sum(-1))
+            sizes = (log_h.shape[-1], log_p.shape[-1], batch.legal.counts)
+            for i, (head, found, size) in enumerate(zip(HEADS, entropies, sizes)):
+                count = size if isinstance(size, Tensor) else torch.full_like(batch.legal.counts, size)
+                target = losses.entropy_target(count, rates.kappa[head])
                 self.log_alpha[i] = losses.temperature_step(
-                    self.log_alpha[i], entropies[head], target, everywhere, self.config.agent.alpha_lr
+                    self.log_alpha[i], found, target, taken, self.config.agent.alpha_lr
                 ).clamp(min=-16.0, max=3.0)
-                stats[f"entropy_{head}"] = entropies[head].mean().item()
+                stats[f"entropy_{head}"] = losses.mean_over(found, taken).item()
                 stats[f"alpha_{head}"] = self.log_alpha[i].exp().item()
         return stats
 

@@ -35,7 +35,7 @@ def test_the_policy_that_minimises_j_pi_is_softmax_of_q_over_alpha_on_legal_acti
     alpha = 0.4
     optimiser = torch.optim.Adam([logits], 0.05)
     for _ in range(3000):
-        loss = losses.policy_loss(masked_log_softmax(logits, legal), q, alpha).sum()
+        loss = -losses.soft_value(masked_log_softmax(logits, legal), q, alpha).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -61,11 +61,3 @@ def test_alpha_rises_where_entropy_is_too_low_and_falls_where_it_is_too_high() -
 
 def test_one_legal_action_has_entropy_target_zero() -> None:
     assert losses.entropy_target(torch.tensor([1]), 0.98).item() == 0.0
-
-
-def test_a_rejected_teacher_action_weighs_nothing_in_cloning() -> None:
-    legal = torch.tensor([[True, True, False], [True, True, False]])
-    log_pi = masked_log_softmax(torch.zeros(2, 3), legal)
-    accepted = torch.tensor([True, False])
-    loss = losses.cloning_loss(log_pi, torch.tensor([0, 2]), accepted)
-    assert math.isclose(loss.item(), math.log(2.0), rel_tol=1e-6)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flexattn.agents.cloning import legal_along, sequence
+from flexattn.agents.legal import LegalSets
 from flexattn.agents.masked import masked_log_softmax, unpack_legal
 from flexattn.agents.networks import Actor, Critics, Foresight, Sequence, Sizes
 from flexattn.agents.policy import Student
@@ -51,7 +52,8 @@ def test_changing_the_future_changes_the_critics_and_no_output_of_the_actor(
     state = Sequence(torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, config.env.sketch_dim), question,
                      torch.zeros(2, 1, dtype=torch.int64))
     ahead = np.concatenate([future.target[:, None], future.future], 1)[:, None].astype(np.int64)
-    h = critics.features(state, Foresight(torch.from_numpy(ahead), torch.zeros(2, 1)))
+    rows = torch.ones(2, 1, dtype=torch.bool)
+    h = critics.features(state, Foresight(torch.from_numpy(ahead), torch.zeros(2, 1)), rows)
     assert not torch.allclose(h[:, 0], h[:, 1])
 
 
@@ -77,16 +79,20 @@ def test_one_pass_over_an_answer_gives_the_probabilities_of_single_steps(world: 
         core.step(decided.history, decided.cap, answer[:, t])
 
 
-def test_critics_are_two_and_differ(world: World, config: Config) -> None:
+def test_critics_are_two_and_the_taken_row_is_one_of_all(world: World, config: Config) -> None:
     torch.manual_seed(0)
     critics = Critics(Sizes.of(world), config.env, config.agent)
     n = 3
     state = Sequence(torch.zeros(n, 1, dtype=torch.int64), torch.zeros(n, 1, config.env.sketch_dim),
                      torch.zeros(n, config.env.question_chars, dtype=torch.int64), torch.zeros(n, 1, dtype=torch.int64))
     ahead = torch.zeros(n, 1, config.env.future_chars + 1, dtype=torch.int64)
-    h = critics.features(state, Foresight(ahead, torch.zeros(n, 1)))
-    q = critics.char_values(h)
+    core = Core(world, n, seed=0)
+    core.reset()
+    legal = LegalSets.of(core.legal_packed(), world.size, torch.device("cpu"))
+    h = critics.features(state, Foresight(ahead, torch.zeros(n, 1)), torch.ones(n, 1, dtype=torch.bool))
+    q = critics.char_values(h, legal)
     assert not torch.allclose(q[0], q[1])
-    taken = torch.tensor([[3], [4], [5]])
-    rows = q.gather(-1, taken.unsqueeze(-1).expand(2, n, 1, 1)).squeeze(-1)
-    assert torch.allclose(critics.char_value(h, taken), rows, atol=1e-6)
+    taken = torch.from_numpy(core.teacher().astype(np.int64))
+    place, found = legal.find(taken)
+    assert found.all()
+    assert torch.allclose(critics.char_value(h, taken), q[:, place], atol=1e-6)

@@ -1,0 +1,287 @@
+"""Pay for legal characters only: linear maps and softmax over the sets A(s), not over all of V.
+
+A(s) holds some dozens of |V| characters. A `LegalSets` lists them row by row; `legal_linear` computes
+h . W[a] for exactly these a, `legal_log_softmax` normalises over each row's own. On CPU both run in
+Numba, forward and backward, each sum in one fixed order, so the same inputs give the same bits
+whatever the number of threads. On a GPU the same formulas run as gathers (`reference_linear`).
+
+Shapes: N states, J legal (state, action) pairs in all, G maps side by side (windows or twins).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit, prange
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from flexattn.errors import MaskError
+
+
+@dataclass(frozen=True)
+class LegalSets:
+    """The legal actions of N states, one behind the other.
+
+    Attributes:
+      start: [N + 1] int64, first pair of each state.
+      ids: [J] int64, action of each pair, increasing inside a state.
+      row: [J] int64, state of each pair.
+      order: [J] int64, pairs sorted by action, for the gradient of W.
+      first: [V + 1] int64, first place of each action in `order`.
+    """
+
+    start: Tensor
+    ids: Tensor
+    row: Tensor
+    order: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, packed: npt.NDArray[np.uint64], actions: int, device: torch.device) -> LegalSets:
+        """List the set bits of packed masks.
+
+        Args:
+          packed: [N, W] uint64, bit a of a row set where action a is legal.
+          actions: |V|, at most 64 W.
+          device: where the lists go.
+
+        Raises: MaskError where a row has no legal action.
+        """
+        counts = np.bitwise_count(packed).sum(-1, dtype=np.int64)
+        if len(counts) and counts.min() == 0:
+            raise MaskError("a state has no legal action; the environment must always leave one")
+        start = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+        ids = np.empty(start[-1], np.int64)
+        row = np.empty(start[-1], np.int64)
+        order = np.empty(start[-1], np.int64)
+        first = np.zeros(actions + 1, np.int64)
+        _list(np.ascontiguousarray(packed), start, ids, row, order, first)
+        return cls(*(torch.from_numpy(a).to(device) for a in (start, ids, row, order, first)))
+
+    @property
+    def counts(self) -> Tensor:
+        """|A(s)|, [N]."""
+        return self.start[1:] - self.start[:-1]
+
+    def find(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Pair of one action in each state, [N], and whether it is legal, [N] bool.
+
+        Where it is not legal the pair is the state's first.
+        """
+        size = len(self.first)
+        wanted = torch.arange(len(action), device=action.device) * size + action
+        place = torch.searchsorted(self.row * size + self.ids, wanted)
+        inside = place < self.start[1:]
+        place = torch.where(inside, place, self.start[:-1])
+        found = inside & (self.ids[place] == action)
+        return torch.where(found, place, self.start[:-1]), found
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Largest of each state's pairs, [J] -> [N]."""
+        empty = torch.full((len(self.start) - 1,), -torch.inf, dtype=values.dtype, device=values.device)
+        return empty.scatter_reduce(0, self.row, values, "amax")
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum of each state's pairs, [..., J] -> [..., N]."""
+        return _Sum.apply(values, self)  # type: ignore[no-any-return]
+
+
+def legal_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
+    """h[g, s] . W[g, a] for every legal pair (s, a).
+
+    Args:
+      h: [G, N, D] float.
+      weight: [G, V, D], or [1, V, D] for one that all G share.
+      legal: the pairs.
+
+    Returns: [G, J].
+    """
+    if h.device.type != "cpu":
+        return reference_linear(h, weight, legal)
+    return _Linear.apply(h, weight, legal)  # type: ignore[no-any-return]
+
+
+def reference_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
+    """The same by gathers; any device and type."""
+    return (h[:, legal.row] * weight[:, legal.ids]).sum(-1)
+
+
+def legal_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
+    """log pi(a|s) over each state's own actions, [G, J] -> [G, J]; finite everywhere."""
+    if logits.device.type != "cpu":
+        return reference_log_softmax(logits, legal)
+    return _LogSoftmax.apply(logits, legal)  # type: ignore[no-any-return]
+
+
+def reference_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
+    """The same by scatter; any device and type."""
+    row = legal.row.expand_as(logits)
+    top = torch.full((*logits.shape[:-1], len(legal.start) - 1), -torch.inf, dtype=logits.dtype, device=logits.device)
+    top = top.scatter_reduce(-1, row, logits.detach(), "amax")
+    shifted = logits - top.gather(-1, row)
+    return shifted - legal.sum(shifted.exp()).log().gather(-1, row)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
+        h, weight = h.contiguous(), weight.contiguous()
+        out = h.new_empty(h.shape[0], len(legal.ids))
+        _linear(h.numpy(), weight.numpy(), legal.start.numpy(), legal.ids.numpy(), out.numpy())
+        ctx.save_for_backward(h, weight)
+        ctx.legal = legal
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        h, weight = ctx.saved_tensors
+        legal: LegalSets = ctx.legal
+        grad = grad.contiguous()
+        d_h = torch.empty_like(h)
+        d_weight = torch.empty_like(weight)
+        _linear_grad_h(grad.numpy(), weight.numpy(), legal.start.numpy(), legal.ids.numpy(), d_h.numpy())
+        _linear_grad_weight(
+            grad.numpy(), h.numpy(), legal.row.numpy(), legal.order.numpy(), legal.first.numpy(), d_weight.numpy()
+        )
+        return d_h, d_weight, None
+
+
+class _LogSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, legal: LegalSets) -> Tensor:
+        out = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        _log_softmax(logits.contiguous().numpy(), legal.start.numpy(), out.numpy())
+        ctx.save_for_backward(out)
+        ctx.legal = legal
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (log_pi,) = ctx.saved_tensors
+        d_logits = torch.empty_like(log_pi)
+        _log_softmax_grad(grad.contiguous().numpy(), log_pi.numpy(), ctx.legal.start.numpy(), d_logits.numpy())
+        return d_logits, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, legal: LegalSets) -> Tensor:
+        ctx.legal = legal  # type: ignore[attr-defined]
+        shape = (*values.shape[:-1], len(legal.start) - 1)
+        if values.device.type != "cpu":
+            return values.new_zeros(shape).scatter_add_(-1, legal.row.expand_as(values), values)
+        flat = values.reshape(-1, values.shape[-1]).contiguous()
+        out = flat.new_empty(flat.shape[0], shape[-1])
+        _sums(flat.numpy(), legal.start.numpy(), out.numpy())
+        return out.view(shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.index_select(-1, ctx.legal.row), None
+
+
+@njit(nogil=True, cache=True)
+def _list(packed: Any, start: Any, ids: Any, row: Any, order: Any, first: Any) -> None:
+    for n in range(packed.shape[0]):
+        j = start[n]
+        for w in range(packed.shape[1]):
+            bits = packed[n, w]
+            while bits:
+                low = bits & (~bits + np.uint64(1))
+                a = 64 * w + np.int64(np.log2(np.float64(low)))
+                ids[j] = a
+                row[j] = n
+                first[a + 1] += 1
+                bits ^= low
+                j += 1
+    for a in range(first.shape[0] - 1):
+        first[a + 1] += first[a]
+    place = first.copy()
+    for j in range(ids.shape[0]):
+        order[place[ids[j]]] = j
+        place[ids[j]] += 1
+
+
+@njit(nogil=True, cache=True, parallel=True, fastmath=True)
+def _linear(h: Any, weight: Any, start: Any, ids: Any, out: Any) -> None:
+    shared = weight.shape[0] == 1
+    for n in prange(h.shape[1]):
+        for j in range(start[n], start[n + 1]):
+            for g in range(h.shape[0]):
+                a, b = h[g, n], weight[0 if shared else g, ids[j]]
+                total = h.dtype.type(0.0)
+                for d in range(a.shape[0]):
+                    total += a[d] * b[d]
+                out[g, j] = total
+
+
+@njit(nogil=True, cache=True, parallel=True, fastmath=True)
+def _linear_grad_h(grad: Any, weight: Any, start: Any, ids: Any, d_h: Any) -> None:
+    shared = weight.shape[0] == 1
+    for n in prange(d_h.shape[1]):
+        for g in range(d_h.shape[0]):
+            out = d_h[g, n]
+            out[:] = 0.0
+            for j in range(start[n], start[n + 1]):
+                b, factor = weight[0 if shared else g, ids[j]], grad[g, j]
+                for d in range(out.shape[0]):
+                    out[d] += factor * b[d]
+
+
+@njit(nogil=True, cache=True, parallel=True, fastmath=True)
+def _linear_grad_weight(grad: Any, h: Any, row: Any, order: Any, first: Any, d_weight: Any) -> None:
+    shared = d_weight.shape[0] == 1
+    for a in prange(d_weight.shape[1]):
+        for g in range(d_weight.shape[0]):
+            out = d_weight[g, a]
+            out[:] = 0.0
+            for k in range(first[a], first[a + 1]):
+                j = order[k]
+                for source in range(h.shape[0]) if shared else range(g, g + 1):
+                    b, factor = h[source, row[j]], grad[source, j]
+                    for d in range(out.shape[0]):
+                        out[d] += factor * b[d]
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _log_softmax(logits: Any, start: Any, out: Any) -> None:
+    for n in prange(start.shape[0] - 1):
+        for g in range(logits.shape[0]):
+            top = logits[g, start[n]]
+            for j in range(start[n], start[n + 1]):
+                top = max(top, logits[g, j])
+            mass = 0.0
+            for j in range(start[n], start[n + 1]):
+                mass += np.exp(logits[g, j] - top)
+            norm = top + np.log(mass)
+            for j in range(start[n], start[n + 1]):
+                out[g, j] = logits[g, j] - norm
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _log_softmax_grad(grad: Any, log_pi: Any, start: Any, out: Any) -> None:
+    for n in prange(start.shape[0] - 1):
+        for g in range(grad.shape[0]):
+            total = 0.0
+            for j in range(start[n], start[n + 1]):
+                total += grad[g, j]
+            for j in range(start[n], start[n + 1]):
+                out[g, j] = grad[g, j] - np.exp(log_pi[g, j]) * total
+
+
+@njit(nogil=True, cache=True)
+def _sums(values: Any, start: Any, out: Any) -> None:
+    for g in range(values.shape[0]):
+        for n in range(start.shape[0] - 1):
+            total = 0.0
+            for j in range(start[n], start[n + 1]):
+                total += values[g, j]
+            out[g, n] = total
