@@ -185,10 +185,12 @@ class Core:
         tables have the same types in every world, state and results in every core.
         """
         if threads not in self._entries:
-            step = step_all_threads if threads else step_all
-            none = np.zeros(0, np.int32)
+            step: Any = step_all_threads if threads else step_all
+            none: Any = np.zeros(0, np.int32)
+            everybody: Any = np.zeros(0, np.int64)
+            active: Any = np.zeros(0, np.bool_)
             step(
-                0, 0, np.zeros(0, np.int64), np.zeros(0, np.bool_), none, none, none, none, True, False,
+                0, 0, everybody, active, none, none, none, none, True, False,
                 *tables, self.state, self._out,
             )  # fmt: skip
             (compiled,) = step.overloads.values()

@@ -52,14 +52,16 @@ def set_pairs(rows: Words, first: npt.NDArray[Any], second: npt.NDArray[Any]) ->
     np.bitwise_or.at(rows, (first, second >> 6), bits)
 
 
-@intrinsic
-def popcount(typing: Any, word: Any) -> Any:
+def _popcount(typing: Any, word: Any) -> Any:
     """Number of ones in a 64-bit word, as the same type; inside compiled functions only."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return word(word), generate
+
+
+popcount: Any = intrinsic(_popcount)
 
 
 @compiled()
