@@ -7,7 +7,7 @@ of zero). All KPIs must pass, so no correction for multiplicity is needed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -114,7 +114,9 @@ def judge(
         ratio("typo_rate", None, 1.0, "candidate / baseline < 1"),
     ]
     for name in ("rouge_l", "bert_score"):
-        kpis += [_not_below(candidate, baseline, name, regime, rng, draws) for regime in REGIMES]
+        found = [_not_below(candidate, baseline, name, regime, rng, draws) for regime in REGIMES]
+        # a metric that no run computed is one gap, not one for each regime
+        kpis += found if any(kpi.prompts for kpi in found) else [_with(found[0], regime="")]
     kpis += [
         _convergence(candidate, baseline, rng, draws),
         _variance(candidate, baseline),
@@ -202,7 +204,7 @@ def _convergence(
     censored = [sum(not reached for _, reached in arm) for arm in (ours, theirs)]
     blank = _open("convergence_steps", "greedy", rule, 0.85, steps[0][:, None], steps[1][:, None])
     blank = _with(
-        blank, blank.verdict,
+        blank,
         note=f"target ROUGE-L {target:.3f}; not reached by {censored[0]} candidate and "
              f"{censored[1]} baseline runs",
     )  # fmt: skip
@@ -228,8 +230,9 @@ def _variance(candidate: Arm, baseline: Arm) -> Verdict:
         bounds = compare.variance_ratio(ours, theirs)
     except ValueError as error:
         return _with(verdict, "ERROR", note=str(error))
-    varied = {"baseline": float(theirs.var(ddof=1)), "candidate": float(ours.var(ddof=1))}
-    verdict = _with(verdict, verdict.verdict, **varied)
+    verdict = _with(
+        verdict, baseline=float(theirs.var(ddof=1)), candidate=float(ours.var(ddof=1))
+    )
     return _decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, None)
 
 
@@ -254,7 +257,9 @@ def _open(
 ) -> Verdict:
     """A verdict before the statistics: INCONCLUSIVE without data, ERROR where it has no meaning."""
     if not ours.size:
-        note = "was not computed; give a model" if name == "bert_score" else "no answer defines it"
+        note = "no answer defines it"
+        if name == "bert_score":
+            note = "not computed: no model was given"
         return Verdict(name, regime, rule, "INCONCLUSIVE", margin=margin, note=note)
     verdict = Verdict(
         name, regime, rule, "INCONCLUSIVE", margin=margin, baseline=float(theirs.mean()),
@@ -273,11 +278,15 @@ def _decided(
 ) -> Verdict:
     few = verdict.seeds < MIN_SEEDS
     word: Word = "INCONCLUSIVE" if few or not (good or bad) else "PASS" if good else "FAIL"
+    if word != "INCONCLUSIVE" or needed is None:
+        needed = None
+    else:
+        needed = max(needed, verdict.seeds + 1)  # these seeds did not decide it
     return _with(
-        verdict, word, estimate=bounds.estimate, lower=bounds.lower, upper=bounds.upper,
-        needed=needed if word == "INCONCLUSIVE" else None,
+        verdict, word,
+        estimate=bounds.estimate, lower=bounds.lower, upper=bounds.upper, needed=needed,
     )  # fmt: skip
 
 
-def _with(verdict: Verdict, word: Word, **changes: Any) -> Verdict:
-    return Verdict(**{**asdict(verdict), "verdict": word, **changes})
+def _with(verdict: Verdict, word: Word | None = None, **changes: Any) -> Verdict:
+    return replace(verdict, verdict=word or verdict.verdict, **changes)
