@@ -258,13 +258,16 @@ def _corpus_defects(catalog: Catalog, corpus: Corpus) -> list[str]:
 def _warnings(catalog: Catalog) -> list[str]:
     unused = sorted(set(catalog.lengths) - {len(entry.term) for entry in catalog.entries})
     notes = [f"lengths names {unused}, but no term is that long"] if unused else []
-    banned = [(text, fold(text)) for text in catalog.banned]
-    for entry in catalog.entries if banned else ():
-        plain = fold(entry.term)
+    plain = [fold(entry.term) for entry in catalog.entries] if catalog.banned else []
+    everything = "\n".join(plain)
+    for text in catalog.banned:
+        folded = fold(text)
+        if not folded or folded not in everything:
+            continue
         notes += [
             f"entry {entry.id}, term '{entry.term}' holds banned '{text}'; it can never be written"
-            for text, folded in banned
-            if folded and folded in plain
+            for entry, folded_term in zip(catalog.entries, plain)
+            if folded in folded_term
         ]
     return notes
 

@@ -7,6 +7,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flexattn.corpus import load_corpus, parse_corpus, split_of
 from flexattn.errors import CorpusError
@@ -135,6 +137,21 @@ def test_logprobs_are_kept_as_natural_logarithms() -> None:
 def test_the_identity_of_a_corpus_is_the_hash_of_its_bytes() -> None:
     data = lines(GOOD)
     assert parse_corpus(data, "c").sha256 == hashlib.sha256(data).hexdigest()
+
+
+@given(st.binary(max_size=80), st.integers(0, 200), st.integers(0, 20))
+@settings(max_examples=200, deadline=None)
+def test_harmed_files_are_accepted_or_refused_in_one_line(harm: bytes, at: int, cut: int) -> None:
+    sound = lines(GOOD, {**GOOD, "id": "r2", "term": "青霉素"})
+    data = sound[:at] + harm + sound[at + cut :]
+    try:
+        parse_corpus(data, "c")
+    except CorpusError as error:
+        told = str(error)
+    else:
+        told = "c:"
+    assert told.startswith("c:")
+    assert told.isprintable()
 
 
 class TestMedicalCorpus:

@@ -8,6 +8,7 @@ that none of them used.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def build_catalog(
       max_chars: longer terms are left out.
     """
     report = Report(listed=len(listed))
-    chosen = _choose(listed, report, min_chars, max_chars, [fold(text) for text in banned])
+    chosen = _choose(listed, report, min_chars, max_chars, banned)
     df = document_frequencies(chosen, answers)
     ids = _stable_ids(chosen, previous)
     latest = previous[-1].by_term if previous else {}
@@ -205,9 +206,11 @@ def log_likelihood(a: int, n: float, b: int, m: float) -> float:
 
 
 def _choose(
-    listed: Sequence[Listed], report: Report, min_chars: int, max_chars: int, banned: list[str]
+    listed: Sequence[Listed], report: Report, min_chars: int, max_chars: int, banned: Sequence[str]
 ) -> dict[str, Listed]:
     chosen: dict[str, Listed] = {}
+    folded = sorted(filter(None, map(fold, banned)))
+    forbidden = re.compile("|".join(map(re.escape, folded))) if folded else None
     for line in listed:
         term = line.term
         first = chosen.get(term)
@@ -224,7 +227,7 @@ def _choose(
             report.too_long.append(f"{line.where}: '{term}'")
         elif (defect := term_defect(term)) is not None:
             report.refused.append(f"{line.where}: '{term}' {defect}")
-        elif any(text and text in fold(term) for text in banned):
+        elif forbidden is not None and forbidden.search(fold(term)):
             report.banned_inside.append(f"{line.where}: '{term}'")
         else:
             chosen[term] = line

@@ -11,6 +11,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexattn import jsontext
 from flexattn.errors import CatalogError
 from flexattn.lexicon.defects import find_defects
 from flexattn.lexicon.entries import Entry, file_bytes, load_catalog, parse_catalog
@@ -168,6 +169,65 @@ def test_the_file_for_people_reads_back_as_the_same_catalog(tmp_path: Path) -> N
     path = tmp_path / "trial.json"
     path.write_bytes(data)
     assert load_catalog(path).as_json() == catalog()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every value inside `value`, itself left out."""
+    inside: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        inside = list(value.items())
+    elif isinstance(value, list):
+        inside = list(enumerate(value))
+    return [p for key, inner in inside for p in [(*path, key), *places(inner, (*path, key))]]
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_value_in_any_place_is_accepted_as_it_stands_or_refused_in_one_line(
+    data: st.DataObject,
+) -> None:
+    obj = catalog()
+    path = data.draw(st.sampled_from(places(obj)))
+    holder: Any = obj
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = data.draw(json_values | st.sampled_from(["病毒", "抗", 2, 1, 7, [2, 4]]))
+    defects = list(find_defects(obj))
+    if defects:
+        assert all("\n" not in line and line.isprintable() for line in defects)
+        with pytest.raises(CatalogError, match=r"^t: "):
+            parse_catalog(obj, "t")
+    else:
+        made = parse_catalog(obj, "t")
+        assert made.as_json() == obj
+        assert made.canonical_bytes() == rfc8785.dumps(obj)
+
+
+@given(json_values)
+@settings(max_examples=100, deadline=None)
+def test_any_value_at_all_has_a_defect(value: Any) -> None:
+    assert list(find_defects(value))
+
+
+@given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_are_json_or_refused_in_one_line(data: bytes) -> None:
+    try:
+        ours: Any = ["accepted", jsontext.parse(data, "f", CatalogError)]
+    except CatalogError as error:
+        ours = ["refused", str(error)]
+    if ours[0] == "accepted":
+        assert ours[1] == json.loads(data)
+    else:
+        assert ours[1].startswith("f:")
+        assert ours[1].isprintable()
 
 
 @pytest.mark.parametrize(
