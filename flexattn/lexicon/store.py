@@ -5,6 +5,9 @@ the version in force stays in force, the reason stands in `status`, and nothing 
 Readers take `store.current` without a lock: one immutable version, catalog and what was built from
 it. An environment that takes it at an episode's start sees one version for the whole episode.
 
+All versions go by the file name of the first one, since a log names an entry `medical.json#3112`
+and the id keeps its meaning.
+
 On disk, a folder: `<sha256>.json`, the canonical JSON of every version ever in force, and
 `versions.jsonl`, a line for each switch, the last one in force. Nothing there is ever rewritten.
 """
@@ -277,7 +280,7 @@ class CatalogStore(Generic[Built]):
     def _from_file(self, path: str | Path, follow_links: bool) -> tuple[Catalog, Built]:
         data = jsontext.read_bytes(path, CatalogError, follow_links=follow_links)
         check_signature(path, data, self._public_key)
-        key = f"{Path(path).name}:{hashlib.sha256(data).hexdigest()}"
+        key = hashlib.sha256(data).hexdigest()
         known = self._seen.get(key)
         if known is not None and known in self._ready:
             return self._made(self._ready[known][0])
@@ -303,10 +306,12 @@ class CatalogStore(Generic[Built]):
 
     def _made(self, catalog: Catalog) -> tuple[Catalog, Built]:
         ready = self._ready.get(catalog.sha256)
-        if ready is not None and ready[0].file == catalog.file:
+        if ready is not None:
             self._ready.move_to_end(catalog.sha256)
             return ready
         self._check_meaning(catalog)
+        if self._switches and catalog.file != self._switches[0].file:
+            catalog = replace(catalog, file=self._switches[0].file)
         made = (catalog, self._build(catalog))
         self._ready[catalog.sha256] = made
         while len(self._ready) > self._keep_built:

@@ -80,6 +80,11 @@ def test_a_version_that_is_in_force_already_makes_no_revision(
     assert len(store.switches) == 1
 
 
+def test_all_versions_go_by_the_name_of_the_first(store: CatalogStore[str], tmp_path: Path) -> None:
+    store.swap(write(tmp_path / "trial.json", catalog("1")))
+    assert store.swap(write(tmp_path / "new.json", catalog("2"))).catalog.file == "trial.json"
+
+
 REFUSED = {
     "broken JSON": (b"{", "no valid JSON", None),
     "a bad entry": (orjson.dumps(catalog("2", "抗")), "term '抗' has 1 character", "entry 25239"),
