@@ -56,14 +56,30 @@ class Place:
         return self.first + len(self.open)
 
 
-def recover(folder: RunFolder, position: Mapping[str, Any]) -> tuple[Place, Place, int]:
+@dataclass(frozen=True)
+class Recovered:
+    """A log fit to be gone on with.
+
+    Attributes:
+      at: the position asked for.
+      end: where the log ends.
+      cut_bytes: what was cut off a torn tail.
+      hashes: the hash of each seal, in order.
+    """
+
+    at: Place
+    end: Place
+    cut_bytes: int
+    hashes: list[bytes]
+
+
+def recover(folder: RunFolder, position: Mapping[str, Any]) -> Recovered:
     """Make a log fit to be gone on with.
 
     Args:
       folder: the run.
       position: what `RunLog.position` gave, or `START`.
 
-    Returns: (the position's place, the log's end, bytes cut off a torn tail).
     Raises: AuditError where the sealed part is not sound, the log is shorter than the position, or
       the position belongs to another log.
     """
@@ -109,7 +125,7 @@ def recover(folder: RunFolder, position: Mapping[str, Any]) -> tuple[Place, Plac
         )
     at.file, at.offset = position["file"], position["offset"]
     at.file_line = position["file_line"]
-    return at, end, cut
+    return Recovered(at, end, cut, verifier.hashes)
 
 
 def _within(before: Place, segment: Segment, position: Mapping[str, Any]) -> Place | None:

@@ -85,6 +85,8 @@ class Story:
             self._steps(file, number + steps_from, lines[steps_from:])
         if segment.findings:
             self._lost = True
+            if self._open is not None:
+                self._open.whole = False
 
     def close(self, finished: bool) -> Iterator[Told]:
         """The last episode, and what can only be said at the end.
@@ -202,7 +204,7 @@ class Story:
     def _finish(self, whole: bool) -> Iterator[Told]:
         if self._open is not None:
             told, self._open = self._open, None
-            told.whole = whole
+            told.whole = told.whole and whole
             yield told
 
 

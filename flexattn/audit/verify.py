@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from flexattn.audit.chain import GENESIS
 from flexattn.audit.findings import Finding
 from flexattn.audit.folder import EVALUATIONS, HEAD, RunFolder
+from flexattn.audit.merkle import root_of
 from flexattn.audit.reader import Segment, Verifier, missing_file, read_head, segments
 from flexattn.audit.schema import MAX_LINE_BYTES
 from flexattn.audit.story import Story, Told
@@ -65,7 +66,7 @@ class Report:
       run: the run folder.
       findings: at most MAX_FINDINGS, in the log's order; `more` counts the rest.
       lines: lines read; `sealed` of them are vouched for by sound seals from the start on.
-      head: hash of the last seal.
+      head: hash of the last seal, and `root` the Merkle root over all of them.
       numbers: whether every number was derived again.
     """
 
@@ -80,6 +81,7 @@ class Report:
     steps: int = 0
     episodes: int = 0
     head: str = GENESIS
+    root: str = ""
     numbers: bool = False
 
     @property
@@ -247,6 +249,7 @@ def _endings(
         elif story.end is None:
             text = "the log has no end: the run was stopped here, or the rest was cut off"
             yield Finding("unfinished", file, line - 1, text)
+    report.root = root_of(state.verifier.hashes).hex()
     if kept is None and finished and report.seals:
         text = f"is missing, expected the last seal's hash {report.head[:8]}"
         yield Finding("head-missing", str(folder.path / HEAD), 0, text)
@@ -255,7 +258,12 @@ def _endings(
         if state.verifier.head_found is None:
             text = f"names seal {named}, the log ends with seal {last_seal}: its end was lost"
             yield Finding("head-lost", str(folder.path / HEAD), 0, text, "seals", kept["seals"])
-        elif finished and named < last_seal:
+        elif "root" in kept and not state.broken:
+            root = root_of(state.verifier.hashes[: kept["seals"]]).hex()
+            if kept["root"] != root:
+                text = f"names the Merkle root {str(kept['root'])[:8]}, the seals give {root[:8]}"
+                yield Finding("head-differs", str(folder.path / HEAD), 0, text, "root", root)
+        if finished and state.verifier.head_found is not None and named < last_seal:
             text = f"names seal {named}, the log ends with seal {last_seal}"
             yield Finding("head-lost", str(folder.path / HEAD), 0, text, "seals", kept["seals"])
     if head is not None and not (report.head.startswith(head) and len(head) >= 8):

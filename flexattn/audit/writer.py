@@ -22,6 +22,7 @@ from flexattn.audit.chain import Chain, sha256_hex
 from flexattn.audit.files import StepFiles, step_file_name
 from flexattn.audit.folder import HEAD, RunFolder, write_file
 from flexattn.audit.lines import StepLines, event_line
+from flexattn.audit.merkle import Frontier
 from flexattn.audit.recover import START, recover
 from flexattn.audit.schema import SCHEMA, StepColumns
 from flexattn.config import LogSection
@@ -71,6 +72,7 @@ class RunLog:
         self.steps = 0
         self._lines = StepLines()
         self._chain = Chain()
+        self._tree = Frontier()
         self._files = StepFiles(folder.path)
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -161,8 +163,10 @@ class RunLog:
         if self._thread is not None:
             raise AuditError("log: resume comes before the first line")
         place = START if position is None else position
-        at, end, cut = recover(self.folder, place)
-        start = at if exact else end
+        found = recover(self.folder, place)
+        end = found.end
+        start = found.at if exact else end
+        self._tree = Frontier(found.hashes[: start.seals])
         self._files = StepFiles(self.folder.path, start.file, start.offset, start.file_line)
         self._chain = Chain(start.seals, start.first, start.prev)
         self._chain.add(start.open)
@@ -172,7 +176,7 @@ class RunLog:
         self._launch()
         if not exact and end.next_line > 1:
             self.event("resume", line=place["line"], ep=self.next_episode)
-        return Resumed(end.next_line - place["line"], cut, exact)
+        return Resumed(end.next_line - place["line"], found.cut_bytes, exact)
 
     def close(self) -> None:
         """Write what is waiting, join the thread, close the files; raises what went wrong there.
@@ -298,6 +302,7 @@ class RunLog:
         if not self._chain.open:
             return
         line = self._chain.seal()
+        self._tree.add(bytes.fromhex(self._chain.prev))
         self._buffer.append(line)
         self._flush()
         self._files.sync()
@@ -308,6 +313,7 @@ class RunLog:
             "lines": self._chain.next_line - 1,
             "seals": self._chain.seals,
             "head": self._chain.prev,
+            "root": self._tree.root().hex(),
         }
         if time.monotonic() - self._head_at > HEAD_EVERY_S:
             self._write_head()

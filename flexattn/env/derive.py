@@ -262,7 +262,7 @@ class Deriver:
                 found[n] = Difference(n, t, "illegal", text, "note", "illegal")
         for n, decisions in enumerate(decided):
             count, end = len(decisions.char), int(over[n])
-            if n in found or decisions.stop or not count or end == count - 1:
+            if n in found or decisions.stop or (end == count - 1 and count):
                 continue
             if end < 0:
                 text = f"the episode stops after step {count}, before its end"

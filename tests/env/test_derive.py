@@ -79,9 +79,10 @@ def test_an_episode_that_the_log_cuts_off_may_stop_short(world: World) -> None:
         assert [d.code for d in Deriver(world, 2).check([part])] == codes
 
 
-def test_an_episode_without_steps_says_nothing(world: World) -> None:
+def test_an_episode_without_steps_stops_at_its_header(world: World) -> None:
     whole = episodes_of(world, 1, seed=3)[0]
-    assert Deriver(world, 2).check([Logged(whole.header, [])]) == []
+    (found,) = Deriver(world, 2).check([Logged(whole.header, [])])
+    assert (found.step, found.code) == (-1, "episode-stops")
 
 
 def test_decisions_give_columns(world: World) -> None:

@@ -1,0 +1,121 @@
+"""A proof shows, without the rest of the log, that a line was sealed, or that a log only grew.
+
+A line's proof holds its segment, the seal over it, and the Merkle path from that seal to the root
+over all seals. Whoever kept the root, or a signed note of it, needs nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flexattn.audit.chain import Seal, break_in, read_seal
+from flexattn.audit.folder import RunFolder
+from flexattn.audit.merkle import consistency_proof, extends, includes, inclusion_proof, root_of
+from flexattn.audit.reader import Verifier, segments
+from flexattn.errors import AuditError
+
+PROOF_SCHEMA = "flexattn.proof/1"
+
+
+def prove_line(folder: RunFolder, file: str, line: int) -> dict[str, Any]:
+    """The proof that `line` (from 1) of the step file `file` was sealed.
+
+    Raises: AuditError where there is no such line, nothing seals it, or its segment is not sound.
+    """
+    verifier, found = Verifier(), None
+    for segment in segments(folder.step_files()):
+        verifier.check(segment)
+        here = segment.file.name == file and 0 <= line - segment.file_line < len(segment.lines)
+        if here and segment.findings:
+            raise AuditError(f"{segment.findings[0]}; only a sound line can be proved")
+        if here and not segment.seal:
+            raise AuditError(f"{segment.file}:{line}: stands after the last seal; nothing seals it")
+        if here:
+            found = (len(verifier.hashes) - 1, line - segment.file_line, segment)
+    if found is None:
+        raise AuditError(
+            f"{folder.path}/{file}:{line}: is no sealed line that is not itself a seal"
+        )
+    index, at, segment = found
+    return {
+        "schema": PROOF_SCHEMA,
+        "proves": "line",
+        "file": file,
+        "line": line,
+        "at": at,
+        "segment": [text.decode("utf-8") for text in segment.lines],
+        "seal": segment.seal.decode("utf-8"),
+        "index": index,
+        "seals": len(verifier.hashes),
+        "path": _texts(inclusion_proof(verifier.hashes, index)),
+        "root": root_of(verifier.hashes).hex(),
+    }
+
+
+def prove_growth(folder: RunFolder, seals: int) -> dict[str, Any]:
+    """The proof that the log's first `seals` seals are a beginning of what it holds now."""
+    verifier = Verifier()
+    for segment in segments(folder.step_files()):
+        verifier.check(segment)
+    hashes = verifier.hashes
+    if not 0 < seals <= len(hashes):
+        raise AuditError(f"{folder.path}: {seals} seals asked for, expected 1..{len(hashes)}")
+    return {
+        "schema": PROOF_SCHEMA,
+        "proves": "growth",
+        "old_seals": seals,
+        "old_root": root_of(hashes[:seals]).hex(),
+        "seals": len(hashes),
+        "root": root_of(hashes).hex(),
+        "path": _texts(consistency_proof(hashes, seals)),
+    }
+
+
+def check_proof(file: Path) -> tuple[dict[str, Any], str | None]:
+    """Check a proof file.
+
+    Returns: (the proof, None where it holds, else why not).
+    Raises: AuditError where the file holds no proof.
+    """
+    try:
+        proof = orjson.loads(file.read_bytes())
+        if proof["schema"] != PROOF_SCHEMA or proof["proves"] not in ("line", "growth"):
+            raise ValueError(f"expected {PROOF_SCHEMA}")
+        return proof, (_line_fails(proof) if proof["proves"] == "line" else _growth_fails(proof))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise AuditError(f"{file}: is no proof: {str(error)[:80]}") from None
+
+
+def _line_fails(proof: dict[str, Any]) -> str | None:
+    lines = [text.encode("utf-8") for text in proof["segment"]]
+    seal = read_seal(proof["seal"].encode("utf-8"))
+    if not isinstance(seal, Seal):
+        return f"the seal is {seal}"
+    broken = break_in(lines, seal)
+    if broken is not None:
+        return f"line {broken.index + 1} of the segment is not what was sealed ({broken.code})"
+    if not 0 <= proof["at"] < len(lines):
+        return "the line lies outside the segment"
+    path, root = _hashes(proof["path"]), bytes.fromhex(proof["root"])
+    if not includes(bytes.fromhex(seal.seal), proof["index"], proof["seals"], path, root):
+        return "the Merkle path does not lead from the seal to the root"
+    return None
+
+
+def _growth_fails(proof: dict[str, Any]) -> str | None:
+    roots = bytes.fromhex(proof["old_root"]), bytes.fromhex(proof["root"])
+    if not extends(proof["old_seals"], proof["seals"], _hashes(proof["path"]), *roots):
+        return "the Merkle path does not join the two roots"
+    return None
+
+
+def _texts(hashes: list[bytes]) -> list[str]:
+    return [base64.b64encode(h).decode() for h in hashes]
+
+
+def _hashes(texts: list[str]) -> list[bytes]:
+    return [base64.b64decode(text, validate=True) for text in texts]
