@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flexattn.attention import reference
 
-__all__ = ["IMPLEMENTATIONS", "local_attention", "local_attention_multi"]
+__all__ = ["IMPLEMENTATIONS", "check_inputs", "local_attention", "local_attention_multi"]
 
 IMPLEMENTATIONS = ("auto", "reference", "banded", "triton")
 
@@ -52,7 +52,7 @@ def local_attention(
     Returns: [B, H, T, D], type and device of q; gradients for q, k and v.
     Raises: ValueError or TypeError for a wrong shape, type, device, window or head dim, before anything is launched.
     """
-    _check(q, k, v, impl, slopes)
+    check_inputs(q, k, v, impl, slopes)
     if isinstance(window, Tensor):
         widths = [_checked_window(window, q, max_window)]
     else:
@@ -79,7 +79,7 @@ def local_attention_multi(
     Returns: [C, B, H, T, D]; gradients for q, k and v are sums over the choices.
     Raises: ValueError or TypeError as in `local_attention`.
     """
-    _check(q, k, v, impl, slopes)
+    check_inputs(q, k, v, impl, slopes)
     widths = [_checked_width(width, "windows") for width in windows]
     if not widths:
         raise ValueError("local_attention: windows is empty, expected at least one choice")
@@ -144,46 +144,56 @@ def _refuse(name: str, reason: str | None) -> None:
         raise ValueError(f"local_attention: {name} {reason}")
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, impl: str, slopes: Tensor | None) -> None:
-    """Raise unless shapes, types and devices fit together."""
+def check_inputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    impl: str,
+    slopes: Tensor | None,
+    where: str = "local_attention",
+) -> None:
+    """Raise unless shapes, types and devices fit together.
+
+    Raises: ValueError or TypeError, one sentence that starts with `where`.
+    """
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"local_attention: impl is {impl!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(f"{where}: impl is {impl!r}, expected one of {', '.join(IMPLEMENTATIONS)}")
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
-            raise TypeError(f"local_attention: {name} is a {type(x).__name__}, expected a tensor")
+            raise TypeError(f"{where}: {name} is a {type(x).__name__}, expected a tensor")
         if x.dim() != 4:
             raise ValueError(
-                f"local_attention: {name} has shape {list(x.shape)}, expected 4 dimensions [B, H, T, D]"
+                f"{where}: {name} has shape {list(x.shape)}, expected 4 dimensions [B, H, T, D]"
             )
     if not q.is_floating_point():
-        raise TypeError(f"local_attention: q has {q.dtype}, expected a float type")
+        raise TypeError(f"{where}: q has {q.dtype}, expected a float type")
     batch, heads, length, dim = q.shape
     kv_heads = k.shape[1]
     if kv_heads == 0 or heads % kv_heads:
         raise ValueError(
-            f"local_attention: k has {kv_heads} heads, expected a divisor of the {heads} heads of q"
+            f"{where}: k has {kv_heads} heads, expected a divisor of the {heads} heads of q"
         )
     if k.shape != (batch, kv_heads, length, dim):
         raise ValueError(
-            f"local_attention: k has shape {list(k.shape)}, expected {[batch, kv_heads, length, dim]} like q"
+            f"{where}: k has shape {list(k.shape)}, expected {[batch, kv_heads, length, dim]} like q"
         )
     if v.shape != k.shape:
         raise ValueError(
-            f"local_attention: v has shape {list(v.shape)}, expected {list(k.shape)} like k"
+            f"{where}: v has shape {list(v.shape)}, expected {list(k.shape)} like k"
         )
     for name, x in (("k", k), ("v", v)):
         if x.dtype != q.dtype:
-            raise TypeError(f"local_attention: {name} has {x.dtype}, expected {q.dtype} like q")
+            raise TypeError(f"{where}: {name} has {x.dtype}, expected {q.dtype} like q")
         if x.device != q.device:
-            raise ValueError(f"local_attention: {name} is on {x.device}, expected {q.device} like q")
+            raise ValueError(f"{where}: {name} is on {x.device}, expected {q.device} like q")
     if slopes is not None:
         if slopes.shape != (heads,):
             raise ValueError(
-                f"local_attention: slopes has shape {list(slopes.shape)}, expected [{heads}], one a head of q"
+                f"{where}: slopes has shape {list(slopes.shape)}, expected [{heads}], one a head of q"
             )
         if slopes.device != q.device:
             raise ValueError(
-                f"local_attention: slopes is on {slopes.device}, expected {q.device} like q"
+                f"{where}: slopes is on {slopes.device}, expected {q.device} like q"
             )
 
 
