@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from flexattn import jsontext
@@ -55,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     code: int = args.run_verb(args)
     return code
+
+
+def _busy(text: str) -> Status:
+    """A line on the terminal while nothing else is printed; silent where no one looks."""
+    return Console(stderr=True).status(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,18 +142,19 @@ def _build(args: argparse.Namespace) -> int:
         raise CatalogError(f"{args.corpus}: no record is in the train split, expected at least one")
     background = read_background(resolve_path(args.background)) if args.background else None
     previous = [load_catalog(resolve_path(path)) for path in args.previous]
-    catalog, report = build_catalog(
-        listed,
-        answers,
-        name=args.name or Path(args.out).stem,
-        version=args.version or _next_version(previous),
-        language=args.language,
-        background=background,
-        previous=previous,
-        banned=read_banned(resolve_path(args.banned)) if args.banned else (),
-        min_chars=args.min_chars,
-        max_chars=args.max_chars,
-    )
+    with _busy(f"counting {len(listed):,} terms in {len(answers):,} answers"):
+        catalog, report = build_catalog(
+            listed,
+            answers,
+            name=args.name or Path(args.out).stem,
+            version=args.version or _next_version(previous),
+            language=args.language,
+            background=background,
+            previous=previous,
+            banned=read_banned(resolve_path(args.banned)) if args.banned else (),
+            min_chars=args.min_chars,
+            max_chars=args.max_chars,
+        )
     if not catalog["entries"]:
         raise CatalogError(
             f"{args.lists[0]}: no term of {report.listed} is left between {args.min_chars} and "
@@ -157,7 +164,8 @@ def _build(args: argparse.Namespace) -> int:
     _print_report(report, args.report)
     if args.propose:
         known = [line.term for line in listed]
-        found = propose_terms(answers, known, background, top=args.propose_top)
+        with _busy("looking for further terms"):
+            found = propose_terms(answers, known, background, top=args.propose_top)
         lines = [f"{t}\tproposed\t\tcount {n}, keyness {k:.1f}\n" for t, n, k in found]
         jsontext.write_whole(args.propose, "".join(lines).encode("utf-8"))
         print(f"{args.propose}: {len(found)} proposals to look through by hand")
@@ -214,7 +222,8 @@ def _validate(args: argparse.Namespace) -> int:
     corpus = load_corpus(resolve_path(args.corpus)) if args.corpus else None
     bad = 0
     for name in args.files:
-        defects, catalog = _check(name)
+        with _busy(f"checking {name}"):
+            defects, catalog = _check(name)
         if catalog is not None and corpus is not None:
             defects = _corpus_defects(catalog, corpus)
         for defect in defects:
