@@ -73,14 +73,16 @@ class LexiconSection(Section):
     @classmethod
     def _lengths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if 1 in value:
-            raise ValueError("contains 1, expected lengths of 2 or more; single characters earn nothing")
+            raise ValueError(
+                "contains 1, expected lengths of 2 or more; single characters earn nothing"
+            )
         if min(value) < 2 or max(value) > 32 or list(value) != sorted(set(value)):
             raise ValueError(f"is {list(value)}, expected increasing lengths between 2 and 32")
         return value
 
 
 class EnvSection(Section):
-    """The environment: choices of Lh and Lp, the gate, the guide mask, what an observation holds."""
+    """The environment: choices of Lh and Lp, the gate, the guide, what an observation holds."""
 
     history_chars: Ints
     hit_cap_chars: Ints
@@ -262,7 +264,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
     return parse_config(text, str(path), overrides)
 
 
@@ -270,7 +274,9 @@ def parse_config(text: str, where: str, overrides: Iterable[str] = ()) -> Config
     """Check the text of a configuration; `where` stands in front of every error."""
     tree = _parse_yaml(text, where)
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: holds {type(tree).__name__}, expected sections such as env and agent")
+        raise ConfigError(
+            f"{where}: holds {type(tree).__name__}, expected sections such as env and agent"
+        )
     for override in overrides:
         _apply_override(tree, override)
     try:
@@ -312,7 +318,9 @@ def _plain(value: Any) -> Any:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {override}: expected section.key=value, such as agent.actor_lr=1e-4")
+        raise ConfigError(
+            f"--set {override}: expected section.key=value, such as agent.actor_lr=1e-4"
+        )
     *parents, last = key.strip().split(".")
     node = tree
     for parent in parents:
@@ -332,7 +340,9 @@ def _explain(error: ValidationError) -> str:
     kind, message = first["type"], first["msg"]
     if kind == "extra_forbidden":
         near = _suggest(location)
-        return f"{location} is not a known key" + (f"; did you mean {near}?" if near else "; remove it")
+        return f"{location} is not a known key" + (
+            f"; did you mean {near}?" if near else "; remove it"
+        )
     if kind == "missing":
         return f"{location} is missing; add it (configs/medical.yaml shows every key)"
     if kind == "value_error":
