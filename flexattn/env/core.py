@@ -6,13 +6,15 @@ else; `kernel` holds the compiled arithmetic.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from flexattn.env.kernel import Out, State, start_all, step_all, step_all_threads
+from flexattn.env.kernel import Out, State, start_all, step_all
 from flexattn.env.mask import sample_legal
 from flexattn.env.spec import Observation, Privileged, StepArrays
 from flexattn.env.vocabulary import END, PAD
@@ -22,14 +24,33 @@ from flexattn.lexicon.bits import unpack, words_for
 
 Ids = npt.NDArray[np.int32]
 
-PARALLEL_FROM = 512  # environments from which on a step is spread over threads
+PARALLEL_FROM = 1024  # environments from which on a step is spread over threads
+SHARE = 256  # environments that a thread steps before it takes more
+
+
+def _compiled_step(arguments: tuple[Any, ...]) -> Callable[..., None]:
+    """The compiled step for arguments of these types, all behind `which`.
+
+    Finding it by the types of a hundred arrays takes Numba longer than a step does, so it is looked
+    up once: the types are the same in every world and core.
+    """
+    step: Any = step_all
+    step(0, 0, np.zeros(0, np.int64), *arguments)
+    (compiled,) = step.overloads.values()
+    return cast("Callable[..., None]", compiled.entry_point)
 
 
 class Core:
     """N environments side by side; arrays in, arrays out."""
 
     def __init__(
-        self, world: World, num_envs: int, seed: int = 0, *, gain_by_cap: bool = False
+        self,
+        world: World,
+        num_envs: int,
+        seed: int = 0,
+        *,
+        gain_by_cap: bool = False,
+        threads: int | None = None,
     ) -> None:
         """Allocate the state; nothing stands in an episode until `reset`.
 
@@ -38,6 +59,7 @@ class Core:
           num_envs: N.
           seed: draws records where `reset` is given none.
           gain_by_cap: whether a step also fills `StepArrays.gain_by_cap`.
+          threads: threads of a step of many environments; as many as there are cores where None.
         """
         self.world = world
         self.num_envs = n = num_envs
@@ -81,7 +103,9 @@ class Core:
             }
         )
         self._out = Out(**vars(self.steps))
-        self._entries: dict[bool, Callable[..., None]] = {}
+        self._threads = threads or os.cpu_count() or 1
+        self._entry: Callable[..., None] | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
     def reset(
         self,
@@ -170,32 +194,11 @@ class Core:
             )
         on = self._all_active if active is None else np.ascontiguousarray(active, np.bool_)
         for number, group in enumerate(self._groups):
-            tables = self._worlds[number].tables
-            run = self._entry(len(group) >= PARALLEL_FROM, tables)
-            run(
-                0, len(group), group, on, lh, lp, chars, put, enforce, self.gain_by_cap,
-                *tables, self.state, self._out,
+            self._run(
+                group, on, lh, lp, chars, put, enforce, self.gain_by_cap,
+                *self._worlds[number].tables, self.state, self._out,
             )  # fmt: skip
         return self.steps
-
-    def _entry(self, threads: bool, tables: tuple[Any, ...]) -> Callable[..., None]:
-        """The compiled step for these tables.
-
-        Finding it by the types of a hundred arrays takes Numba longer than the step, so it is kept:
-        tables have the same types in every world, state and results in every core.
-        """
-        if threads not in self._entries:
-            step: Any = step_all_threads if threads else step_all
-            none: Any = np.zeros(0, np.int32)
-            everybody: Any = np.zeros(0, np.int64)
-            active: Any = np.zeros(0, np.bool_)
-            step(
-                0, 0, everybody, active, none, none, none, none, True, False,
-                *tables, self.state, self._out,
-            )  # fmt: skip
-            (compiled,) = step.overloads.values()
-            self._entries[threads] = compiled.entry_point
-        return self._entries[threads]
 
     def legal_packed(self) -> npt.NDArray[np.uint64]:
         """A(s) of every environment, [N, W] uint64, bit c % 64 of word c // 64; a view."""
@@ -256,6 +259,30 @@ class Core:
     def written(self, env: int) -> Ids:
         """Ids written so far in environment `env`, [t] int32."""
         return self.state.history[env, : self.state.t[env]].copy()
+
+    def _run(self, group: npt.NDArray[np.int64], *arguments: Any) -> None:
+        """Step the environments of `group`, in several threads where there are many.
+
+        Shares are taken from one iterator, so a thread that is held up takes fewer of them.
+        """
+        if self._entry is None:
+            self._entry = _compiled_step(arguments)
+        entry, count = self._entry, len(group)
+        if count < PARALLEL_FROM or self._threads == 1:
+            entry(0, count, group, *arguments)
+            return
+        shares = iter(range(0, count, SHARE))
+
+        def work() -> None:
+            for first in shares:
+                entry(first, min(first + SHARE, count), group, *arguments)
+
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads - 1, "flexattn-step")
+        others = [self._pool.submit(work) for _ in range(self._threads - 1)]
+        work()
+        for other in others:
+            other.result()
 
     def _check(self, lh: Ids, lp: Ids, char: Ids) -> None:
         settings = self.world.settings

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
 
 from flexattn.env.mask import fill_legal
 from flexattn.env.reward import (
@@ -33,8 +32,6 @@ from flexattn.lexicon.gate import (
 )
 
 Ids = npt.NDArray[np.int32]
-
-CHUNK = 64  # environments that a thread steps before it looks for more
 
 
 class State(NamedTuple):
@@ -372,17 +369,3 @@ def step_all(
             _step(
                 i, lh[i], lp[i], char[i], written[i], enforce, every_cap, Y, L, M, G, R, S, out
             )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, parallel=True)
-def step_all_threads(
-    first: Any, last: Any, which: Any, active: Any, lh: Any, lp: Any, char: Any, written: Any,
-    enforce: Any, every_cap: Any, Y: Any, L: Any, M: Any, G: Any, R: Any, S: Any, out: Any,
-) -> None:  # fmt: skip
-    """The same, spread over threads in runs of CHUNK environments."""
-    for c in prange((last - first + CHUNK - 1) // CHUNK):
-        begin = first + c * CHUNK
-        step_all(
-            begin, min(last, begin + CHUNK), which, active, lh, lp, char, written, enforce,
-            every_cap, Y, L, M, G, R, S, out,
-        )  # fmt: skip

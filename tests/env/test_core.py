@@ -97,7 +97,8 @@ def test_neither_batch_size_nor_threads_change_a_bit(
     alone = rollout(world, 3, seed=1)
     many = rollout(world, 40, seed=1)
     monkeypatch.setattr(core_module, "PARALLEL_FROM", 1)
-    threads = rollout(world, 40, seed=1)
+    monkeypatch.setattr(core_module, "SHARE", 7)
+    threads = rollout(world, 40, seed=1, threads=3)
     for one, some, spread in zip(alone, many, threads):
         for name in one:
             assert np.array_equal(one[name], some[name][:3]), name
