@@ -28,7 +28,9 @@ NOISE = {"noise_3": 0.03, "noise_10": 0.10}
 class Perturbed:
     """Writes the perturbation stream into the history; a banned term is never completed by it."""
 
-    def __init__(self, world: World, records: npt.NDArray[np.int64], seed: int, rate: float) -> None:
+    def __init__(
+        self, world: World, records: npt.NDArray[np.int64], seed: int, rate: float
+    ) -> None:
         """Take the records that the environments write, [N], and the stream's seed and rate."""
         vocabulary = world.vocabulary
         self.stream = Perturbation.of(seed, rate, vocabulary.train)
@@ -38,7 +40,7 @@ class Perturbed:
     def __call__(self, env: Core, char: Ids, active: npt.NDArray[np.bool_]) -> Ids:
         """What is written, -1 for the student's own character."""
         written = np.full(len(char), -1, np.int32)
-        for i in np.flatnonzero(active & (char > 2)):
+        for i in np.flatnonzero(active & (char > 2)).tolist():
             other = self.stream(self.names[i], int(env.state.t[i]) + 1)
             if other is not None:
                 written[i] = self.ids[other]
@@ -55,7 +57,9 @@ class Assessment:
         settings = world.settings
         self.scorer = Scorer.of(
             [world.records[record].answer for record in world.train],
-            document_frequency, settings.lengths, settings.hit_cap_chars,
+            document_frequency,
+            settings.lengths,
+            settings.hit_cap_chars,
         )
         counts = np.diff(world.question_start)
         self.heldout_question = np.where(counts >= 2, counts - 1, 0)
@@ -97,30 +101,45 @@ class Assessment:
         if not len(records):
             return
         rng = np.random.default_rng([self.seed, 5])
-        student = Student(actor, choose=(lambda pi: choose(pi, ONLINE, rng)) if regime == "top_p" else None)
-        scribe = Perturbed(self.world, records, self.seed, NOISE[regime]) if regime in NOISE else None
+        student = Student(
+            actor, choose=(lambda pi: choose(pi, ONLINE, rng)) if regime == "top_p" else None
+        )
+        scribe = (
+            Perturbed(self.world, records, self.seed, NOISE[regime]) if regime in NOISE else None
+        )
         core = Core(self.world, len(records))
         core.reset(record_indices=records, question_indices=questions)
         made: list[list[tuple[int, int, int, int, float, float]]] = [[] for _ in records]
         for moment in run(core, student, scribe):
             steps, decision = moment.steps, moment.decision
-            for i in np.flatnonzero(moment.active):
-                made[i].append((
-                    decision.history[i], decision.cap[i], moment.pointer[i], steps.term[i],
-                    float(steps.ler[i]), float(steps.len_cost[i]),
-                ))
+            for i in np.flatnonzero(moment.active).tolist():
+                made[i].append(
+                    (
+                        decision.history[i],
+                        decision.cap[i],
+                        moment.pointer[i],
+                        steps.term[i],
+                        float(steps.ler[i]),
+                        float(steps.len_cost[i]),
+                    )
+                )
         settings, terms = self.world.settings, self.world.term_list
         for i, (record, question) in enumerate(zip(records, questions)):
             source = self.world.records[record]
             columns = list(zip(*made[i]))
             yield self.scorer.row(
-                regime, step, source.id, source.questions[question],
-                self.world.vocabulary.decode(core.written(i)), source.answer,
+                regime,
+                step,
+                source.id,
+                source.questions[question],
+                self.world.vocabulary.decode(core.written(i)),
+                source.answer,
                 Decisions(
                     [settings.history_chars[h] for h in columns[0]],
                     [settings.hit_cap_chars[p] for p in columns[1]],
                     [int(p) for p in columns[2]],
                     [terms[term] if term >= 0 else "-" for term in columns[3]],
-                    columns[4], columns[5],
+                    columns[4],
+                    columns[5],
                 ),
             )

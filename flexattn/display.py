@@ -11,7 +11,15 @@ from types import TracebackType
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -39,11 +47,16 @@ class Display:
         self.phase, self.total, self.done = "", 0, 0
         self.characters, self.started, self.shown = 0, time.monotonic(), 0.0
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
         )
         self._live = Live(console=self.console, refresh_per_second=4) if not self.plain else None
-        self._task = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Display:
         """Start drawing."""
@@ -52,7 +65,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop drawing, leave the terminal as it was."""
         if self._live:
@@ -95,7 +111,10 @@ class Display:
         elapsed = time.monotonic() - self.started
         left = elapsed / max(1, self.done) * (self.total - self.done)
         shown = " ".join(f"{name} {value:.4g}" for name, value in self.figures.values.items())
-        self.say(f"{self.phase} {self.done}/{self.total} {shown} {self._rate():,.0f} characters/s, {left:.0f} s left")
+        self.say(
+            f"{self.phase} {self.done}/{self.total} {shown} "
+            f"{self._rate():,.0f} characters/s, {left:.0f} s left"
+        )
 
     def _draw(self) -> None:
         if not self._live:
@@ -109,11 +128,16 @@ class Display:
                 row = []
         if row:
             table.add_row(*row)
-        bars = Text(f"Lh {_bars(self.figures.histories)}   Lp {_bars(self.figures.caps)}   {self._rate():,.0f} characters/s")
+        bars = Text(
+            f"Lh {_bars(self.figures.histories)}   Lp {_bars(self.figures.caps)}   "
+            f"{self._rate():,.0f} characters/s"
+        )
         self._live.update(Group(self._progress, table, bars))
 
 
 def _bars(shares: Mapping[int, float]) -> str:
     """Shares as one block each: "2▇ 3▂ 4▁ 6▁"."""
     top = max(shares.values(), default=0.0) or 1.0
-    return " ".join(f"{choice}{BLOCKS[int(np.ceil(share / top * 8))]}" for choice, share in shares.items())
+    return " ".join(
+        f"{choice}{BLOCKS[int(np.ceil(share / top * 8))]}" for choice, share in shares.items()
+    )

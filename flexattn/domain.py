@@ -1,4 +1,4 @@
-"""A domain is corpus, catalog and the world made of them, read from a configuration or a run folder."""
+"""A domain is corpus, catalog and the world made of them, of a configuration or a run folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ class Domain:
         path = resolve_path(config.corpus.path)
         corpus = load_corpus(path)
         catalog = load_catalog(resolve_path(config.lexicon.catalog))
-        return cls(config, corpus, path.read_bytes(), path.resolve(), catalog, World.build(corpus, catalog, config))
+        return cls(
+            config,
+            corpus,
+            path.read_bytes(),
+            path.resolve(),
+            catalog,
+            World.build(corpus, catalog, config),
+        )
 
     @classmethod
     def of_run(cls, folder: RunFolder) -> Domain:
@@ -47,4 +54,11 @@ class Domain:
         corpus = parse_corpus(data, str(folder.path / Path(config.corpus.path).name))
         sha, name = next(iter(folder.catalogs.items()))
         catalog = parse_catalog(orjson.loads(folder.catalog_bytes(sha)), name)
-        return cls(config, corpus, data, folder.path / "corpus.jsonl", catalog, World.build(corpus, catalog, config))
+        return cls(
+            config,
+            corpus,
+            data,
+            folder.path / "corpus.jsonl",
+            catalog,
+            World.build(corpus, catalog, config),
+        )

@@ -22,9 +22,17 @@ Ids = npt.NDArray[np.int32]
 class Decision(Protocol):
     """One action for each environment."""
 
-    history: Ids
-    cap: Ids
-    char: Ids
+    @property
+    def history(self) -> Ids:
+        """Index into H, [N]."""
+
+    @property
+    def cap(self) -> Ids:
+        """Index into P, [N]."""
+
+    @property
+    def char(self) -> Ids:
+        """Emitted character, [N]."""
 
 
 Policy = Callable[[Observation, npt.NDArray[np.uint64], npt.NDArray[np.bool_]], Decision]

@@ -49,7 +49,9 @@ class MissingExtraError(FlexAttnError):
 
     def __init__(self, what: str, extra: str) -> None:
         """Say which extra brings it: MissingExtraError("--parquet", "query")."""
-        super().__init__(f"{what} needs an optional library; install it with: pip install 'flexattn[{extra}]'")
+        super().__init__(
+            f"{what} needs an optional library; install it with: pip install 'flexattn[{extra}]'"
+        )
 
 
 class Main(Protocol):
@@ -76,7 +78,9 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Main:
             if isinstance(error, BrokenPipeError):
                 sys.stderr.close()
                 return 141
-            print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+            print(
+                f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr
+            )
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

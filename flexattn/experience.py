@@ -15,7 +15,7 @@ from flexattn.agents.buffer import Answers
 from flexattn.agents.cloning import legal_along
 from flexattn.audit.writer import RunLog
 from flexattn.env.core import Core
-from flexattn.env.records import EpisodeSteps, columns
+from flexattn.env.records import EpisodeSteps
 from flexattn.episode import Policy, Scribe, run
 
 
@@ -64,8 +64,11 @@ def write_answers(
     core.reset(record_indices=records, question_indices=questions)
     steps_max = world.longest_answer + settings.slack + 1
     kept = Answers.empty(
-        n, steps_max, words=core.legal_packed().shape[1],
-        caps=len(settings.hit_cap_chars), question_chars=settings.question_chars,
+        n,
+        steps_max,
+        words=core.legal_packed().shape[1],
+        caps=len(settings.hit_cap_chars),
+        question_chars=settings.question_chars,
     )
     kept.record[:] = records
     kept.question[:] = core.observe().question

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import platform
 import sys
 import time
@@ -34,19 +35,38 @@ EPILOG = """example:
   python -m flexattn.train --resume logs/medical
 """
 LIBRARIES = ("numpy", "numba", "torch", "gymnasium", "orjson", "pydantic", "safetensors")
-SHOWN = ("term_recall", "rouge_l", "word_noncompliance", "typo_rate", "net_lexical", "lp_selectivity")
+SHOWN = (
+    "term_recall",
+    "rouge_l",
+    "word_noncompliance",
+    "typo_rate",
+    "net_lexical",
+    "lp_selectivity",
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="flexattn.train", description=__doc__, epilog=EPILOG,
+        prog="flexattn.train",
+        description=__doc__,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--config", metavar="FILE", help="YAML file; every key is explained in configs/medical.yaml")
-    made.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides",
-                      help="override one key, such as train.sac_steps=200; may be given again")
-    made.add_argument("--resume", metavar="RUN", help="run folder to go on with, from its newest checkpoint")
+    made.add_argument(
+        "--config", metavar="FILE", help="YAML file; every key is explained in configs/medical.yaml"
+    )
+    made.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="override one key, such as train.sac_steps=200; may be given again",
+    )
+    made.add_argument(
+        "--resume", metavar="RUN", help="run folder to go on with, from its newest checkpoint"
+    )
     made.add_argument("--plain", action="store_true", help="plain lines also on a terminal")
     return made
 
@@ -60,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         domain = Domain.of_run(folder)
         _same_config(given.config, given.overrides, domain.config, folder)
         if folder_ended(folder):
-            print(f"{folder.path}: is finished; nothing to do. Verify it: python -m flexattn.replay {folder.path}")
+            print(
+                f"{folder.path}: is finished; nothing to do. Verify it: "
+                f"python -m flexattn.replay {folder.path}"
+            )
             return 0
     elif given.config:
         domain = Domain.of_config(load_config(given.config, given.overrides))
@@ -69,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         raise ConfigError("--config or --resume is missing; try --config configs/smoke.yaml")
     _settle_torch(domain.config)
-    with Display(plain=True if given.plain else None) as display, RunLog(folder, domain.config.log) as log:
+    with (
+        Display(plain=True if given.plain else None) as display,
+        RunLog(folder, domain.config.log) as log,
+    ):
         run = TrainingRun(domain, folder, log, display)
         run.resume() if given.resume else run.begin()
         run.go()
@@ -90,7 +116,9 @@ class TrainingRun:
         """Build everything that a run needs; nothing is written yet."""
         config, world = self.domain.config, self.domain.world
         self.started = time.monotonic()
-        self.training = Training(config, world, self.log, self.display, torch.device(config.train.device))
+        self.training = Training(
+            config, world, self.log, self.display, torch.device(config.train.device)
+        )
         frequency = {entry.term: entry.df for entry in self.domain.catalog.entries}
         self.assessment = Assessment(world, frequency, config.seed)
         self.evaluations = self.folder.path / EVALUATIONS
@@ -101,8 +129,8 @@ class TrainingRun:
         """Say what starts."""
         corpus, world = self.domain.corpus, self.domain.world
         self.display.say(
-            f"{self.folder.path}: {len(corpus.train)} train and {len(corpus.heldout)} held-out answers, "
-            f"{len(world.term_list)} terms, {world.size} characters; {self.training.total} steps"
+            f"{self.folder.path}: {len(corpus.train)} train and {len(corpus.heldout)} held-out "
+            f"answers, {len(world.term_list)} terms, {world.size} characters; {self.training.total} steps"
         )
 
     def resume(self) -> None:
@@ -136,8 +164,10 @@ class TrainingRun:
         from rich.table import Table
 
         console = Console()
-        table = Table(title=f"{self.folder.path}: {self.training.characters:,} characters trained "
-                            f"in {time.monotonic() - self.started:.0f} s")
+        table = Table(
+            title=f"{self.folder.path}: {self.training.characters:,} characters trained "
+            f"in {time.monotonic() - self.started:.0f} s"
+        )
         table.add_column("regime")
         for name in SHOWN:
             table.add_column(name, justify="right")
@@ -148,16 +178,22 @@ class TrainingRun:
         weights = dict(zip(world.term_list, world.terms.weight.tolist()))
         rules = Rules.of(weights, answers, self.domain.config)
         best, selectivity = optimum_of(answers, rules)
-        table.add_row("[dim]optimum under perfect copying", "", "", "", "", _shown(best), _shown(selectivity))
+        table.add_row(
+            "[dim]optimum under perfect copying", "", "", "", "", _shown(best), _shown(selectivity)
+        )
         console.print(table)
         question = world.records[int(world.train[0])].questions[0]
-        print(f"log head {self.log.head}\n\nwhat to do next:\n"
-              f"  python -m flexattn.replay {self.folder.path}\n"
-              f"  python -m flexattn.generate --run {self.folder.path} --question \"{question}\"")
+        print(
+            f"log head {self.log.head}\n\nwhat to do next:\n"
+            f"  python -m flexattn.replay {self.folder.path}\n"
+            f'  python -m flexattn.generate --run {self.folder.path} --question "{question}"'
+        )
 
     def _evaluate(self, regime: str, most: int | None, *, last: bool = False) -> None:
         step = self.training.step
-        rows: list[Row] = list(self.assessment.rows(self.training.learner.actor, regime, step, most))
+        rows: list[Row] = list(
+            self.assessment.rows(self.training.learner.actor, regime, step, most)
+        )
         if not rows:
             return
         with self.evaluations.open("ab") as file:
@@ -171,7 +207,10 @@ class TrainingRun:
             for name, value in figures.items():
                 if value is not None:
                     self.board.add_scalar(f"{regime}/{name}", value, step)
-        shown = ", ".join(f"{name} {_shown(figures.get(name))}" for name in ("term_recall", "rouge_l", "lp_selectivity"))
+        shown = ", ".join(
+            f"{name} {_shown(figures.get(name))}"
+            for name in ("term_recall", "rouge_l", "lp_selectivity")
+        )
         self.display.figures.values["term_recall"] = figures["term_recall"] or 0.0
         self.display.say(f"step {step}, {regime}, {len(rows)} answers: {shown}")
 
@@ -222,22 +261,28 @@ def folder_ended(folder: RunFolder) -> bool:
     with files[-1].open("rb") as file:
         file.seek(max(0, files[-1].stat().st_size - (1 << 20)))
         lines = file.read().splitlines()[-2:]
-    return len(lines) == 2 and lines[0].startswith(b'{"event":"end"') and lines[1].startswith(b'{"event":"seal"')
+    return (
+        len(lines) == 2
+        and lines[0].startswith(b'{"event":"end"')
+        and lines[1].startswith(b'{"event":"seal"')
+    )
 
 
-def _same_config(path: str | None, overrides: Sequence[str], config: Config, folder: RunFolder) -> None:
+def _same_config(
+    path: str | None, overrides: Sequence[str], config: Config, folder: RunFolder
+) -> None:
     if overrides or path:
         asked = load_config(path or str(folder.path / "config.yaml"), overrides)
         if asked != config:
             raise ConfigError(
-                f"--config {path or ''}: differs from {folder.path / 'config.yaml'}, which counts for a "
-                f"resumed run; leave --config and --set away, or start a new run"
+                f"--config {path or ''}: differs from {folder.path / 'config.yaml'}, which counts "
+                f"for a resumed run; leave --config and --set away, or start a new run"
             )
 
 
 def _settle_torch(config: Config) -> None:
     torch.set_num_threads(config.train.threads)
-    numba.set_num_threads(min(config.train.threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(config.train.threads, os.cpu_count() or 1))
     torch.use_deterministic_algorithms(True)
 
 

@@ -52,7 +52,13 @@ class Training:
         self, config: Config, world: World, log: RunLog, display: Display, device: torch.device
     ) -> None:
         """Build learner, buffers and environments from a seed; writes nothing yet."""
-        self.config, self.world, self.log, self.display, self.device = config, world, log, display, device
+        self.config, self.world, self.log, self.display, self.device = (
+            config,
+            world,
+            log,
+            display,
+            device,
+        )
         train, settings = config.train, world.settings
         torch.manual_seed(config.seed)
         self.learner = Learner(config, Sizes.of(world), device)
@@ -64,11 +70,16 @@ class Training:
         )
         self.batches = Batches(world, device)
         self.alphabet = np.array(
-            [i for char, i in world.vocabulary.ids.items() if i < world.size and is_cjk(char)], np.int32
+            [i for char, i in world.vocabulary.ids.items() if i < world.size and is_cjk(char)],
+            np.int32,
         )
         longest = world.longest_answer + settings.slack + 1
         words = len(world.mask.writable)
-        room = {"words": words, "caps": len(settings.hit_cap_chars), "question_chars": settings.question_chars}
+        room = {
+            "words": words,
+            "caps": len(settings.hit_cap_chars),
+            "question_chars": settings.question_chars,
+        }
         self.agent_buffer = AnswerBuffer(config.agent.buffer_answers, longest, **room)
         self.demo_buffer = AnswerBuffer(config.agent.buffer_answers, longest, **room)
         self.core = Core(world, train.rollout_answers, gain_by_cap=True)
@@ -83,7 +94,11 @@ class Training:
     def phases(self) -> tuple[Phase, ...]:
         """Cloning, critics alone, SAC."""
         train = self.config.train
-        return (Phase("clone", train.clone_steps), Phase("critics", train.warmup_steps), Phase("sac", train.sac_steps))
+        return (
+            Phase("clone", train.clone_steps),
+            Phase("critics", train.warmup_steps),
+            Phase("sac", train.sac_steps),
+        )
 
     @property
     def total(self) -> int:
@@ -91,15 +106,16 @@ class Training:
         return sum(phase.steps for phase in self.phases)
 
     def run(self) -> Iterator[int]:
-        """Do the steps that are left; yields after each with its number, so that the caller can
-        evaluate and save."""
+        """Do the steps that are left; yields after each, for the caller to evaluate and save."""
         first = 0
         for phase in self.phases:
             last = first + phase.steps
             if self.step < last:
                 done = max(0, self.step - first)
                 self.display.begin(phase.name, phase.steps, done)
-                update = {"clone": self._clone, "critics": self._critics, "sac": self._sac}[phase.name]
+                update = {"clone": self._clone, "critics": self._critics, "sac": self._sac}[
+                    phase.name
+                ]
                 if phase.name != "clone" and self.demo_buffer.added == 0:
                     self._demonstrate()
                 yield from self._steps(phase, update, done)
@@ -121,10 +137,16 @@ class Training:
         """One step of cloning: warm-up, then a cosine down to a twentieth of the rate."""
         agent, settings = self.config.agent, self.world.settings
         batch = self.teacher_answers.batch(
-            self.rng, self.config.train.clone_batch_answers, noise=agent.history_noise,
-            alphabet=self.alphabet, tables=self.world.mask, actions=self.world.size,
-            windows=settings.history_chars, max_history=settings.max_history,
-            sketch_dim=settings.sketch_dim, device=self.device,
+            self.rng,
+            self.config.train.clone_batch_answers,
+            noise=agent.history_noise,
+            alphabet=self.alphabet,
+            tables=self.world.mask,
+            actions=self.world.size,
+            windows=settings.history_chars,
+            max_history=settings.max_history,
+            sketch_dim=settings.sketch_dim,
+            device=self.device,
         )
         cosine = 0.5 * (1.0 + math.cos(math.pi * n / steps))
         warm = min(1.0, (n + 1) / CLONE_WARM_STEPS)
@@ -149,12 +171,18 @@ class Training:
         demos = round(train.batch_answers * agent.demo_fraction)
         parts = [
             buffer.take(buffer.sample(self.rng, count))
-            for buffer, count in ((self.demo_buffer, demos), (self.agent_buffer, train.batch_answers - demos))
+            for buffer, count in (
+                (self.demo_buffer, demos),
+                (self.agent_buffer, train.batch_answers - demos),
+            )
             if count
         ]
         batch = self.batches.of(concatenate(parts))
         rates = Rates(
-            kappa={head: linear(getattr(agent.kappa, head), round(share * 1000), 1001) for head in HEADS},
+            kappa={
+                head: linear(getattr(agent.kappa, head), round(share * 1000), 1001)
+                for head in HEADS
+            },
             bc_weight=linear(agent.bc_weight, round(share * 1000), 1001),
             train_actor=train_actor,
         )
@@ -173,19 +201,26 @@ class Training:
             windows = curriculum(rho, len(self.world.settings.history_chars), self.cap_lengths)
             for start in range(0, len(order), train.rollout_answers):
                 records = order[start : start + train.rollout_answers]
-                core = self.core if len(records) == self.core.num_envs else Core(self.world, len(records), gain_by_cap=True)
+                core = (
+                    self.core
+                    if len(records) == self.core.num_envs
+                    else Core(self.world, len(records), gain_by_cap=True)
+                )
                 teacher = Teacher(core, windows, self.rng)
-                noise = NoiseWrites(agent.history_noise, self.alphabet, self.rng) if number % 2 else None
+                noise = (
+                    NoiseWrites(agent.history_noise, self.alphabet, self.rng)
+                    if number % 2
+                    else None
+                )
                 self.demo_buffer.add(self._write(core, records, teacher, noise).answers)
                 relabelled += teacher.relabelled
         self.display.say(
-            f"demonstrations: {self.demo_buffer.added} answers, {relabelled} teacher characters relabelled, "
-            f"{self.rejected} rejected while cloning: the mask forbade them after a noisy history"
+            f"demonstrations: {self.demo_buffer.added} answers; the mask forbade {relabelled} "
+            f"teacher characters there (relabelled) and {self.rejected} behind cloning's noise (rejected)"
         )
 
     def _roll_out(self, share: float) -> dict[str, float]:
-        """The student writes answers to random questions; the teacher's character enters the
-        history with probability beta."""
+        """The student writes answers; with chance beta the teacher's character enters the history."""
         agent = self.config.agent
         records = self.rng.choice(self.world.train, self.core.num_envs)
         beta = linear(agent.dagger_beta, round(share * 1000), 1001)
@@ -246,7 +281,9 @@ class Training:
             "seed": self.config.seed,
             **extra,
         }
-        return checkpoints.save(folder, self.step, tensors, state, self.config.train.keep_checkpoints)
+        return checkpoints.save(
+            folder, self.step, tensors, state, self.config.train.keep_checkpoints
+        )
 
     def restore(self, saved: Checkpoint) -> None:
         """Go back to a checkpoint.
@@ -264,14 +301,18 @@ class Training:
             checkpoints.restore_arrays("demo_buffer", self.demo_buffer.store.arrays(), saved)
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"checkpoint step {saved.step} does not fit config.yaml: {str(error).splitlines()[0]}"
+                f"checkpoint step {saved.step} does not fit config.yaml: "
+                f"{str(error).splitlines()[0]}"
             ) from None
         self.agent_buffer.added, self.demo_buffer.added = state["added"]
         learner.log_alpha = saved.tensors["log_alpha"].to(self.device)
         self.teacher_answers.order = saved.tensors["order"].numpy()
         self.rng.bit_generator.state = state["rng"]
-        self.step, self.characters, self.rejected = saved.step, state["characters"], state["rejected"]
+        self.step, self.characters, self.rejected = (
+            saved.step,
+            state["characters"],
+            state["rejected"],
+        )
         self._warned = set(state["warned"])
         # restored last, since building the parts above may draw
         self.generator.set_state(saved.tensors["generator"])
-

@@ -1,4 +1,4 @@
-"""The main job in small: train, generate, replay and resume on the first answers of the shipped corpus."""
+"""The main job in small: train, generate, replay and resume on the corpus's first answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from flexattn.config import resolve_path
 from flexattn.training import Training
 
 SMALL = [
-    "train.threads=1", "agent.hidden=32", "agent.char_dim=32", "agent.buffer_answers=48", "attention.heads=2",
-    "attention.kv_heads=2", "train.clone_steps=6", "train.warmup_steps=2", "train.sac_steps=6",
-    "train.clone_batch_answers=4", "train.batch_answers=4", "train.rollout_answers=8", "train.rollout_every=2",
-    "train.evaluate_every=5", "train.evaluate_answers=4", "train.final_answers=6", "train.checkpoint_every=3",
+    "train.threads=1", "agent.hidden=32", "agent.char_dim=32", "agent.buffer_answers=48",
+    "attention.heads=2", "attention.kv_heads=2", "train.clone_steps=6", "train.warmup_steps=2",
+    "train.sac_steps=6", "train.clone_batch_answers=4", "train.batch_answers=4",
+    "train.rollout_answers=8", "train.rollout_every=2", "train.evaluate_every=5",
+    "train.evaluate_answers=4", "train.final_answers=6", "train.checkpoint_every=3",
     "log.seal_lines=500",
 ]  # fmt: skip
 
@@ -52,7 +53,9 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "smoke"
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(corpus: Path, run: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
+    corpus: Path, run: Path, tmp_path: Path
+) -> None:
     assert train.main(_arguments(corpus, tmp_path)) == 0
     again = tmp_path / "smoke"
     assert _steps(again) == _steps(run)
@@ -75,7 +78,9 @@ def test_one_changed_digit_is_found_with_file_line_and_field(
     shutil.copytree(run, copy)
     file = copy / "steps-00000.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
-    number, line = next((n, line) for n, line in enumerate(lines, 1) if n > 40 and b'"chi_soft":1.0,' in line)
+    number, line = next(
+        (n, line) for n, line in enumerate(lines, 1) if n > 40 and b'"chi_soft":1.0,' in line
+    )
     lines[number - 1] = line.replace(b'"chi_soft":1.0,', b'"chi_soft":0.0,')
     file.write_bytes(b"".join(lines))
     assert replay.main([str(copy)]) == 1
@@ -85,9 +90,16 @@ def test_one_changed_digit_is_found_with_file_line_and_field(
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "top_p", "joint"])
-def test_a_generation_is_logged_and_verifies(run: Path, strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_generation_is_logged_and_verifies(
+    run: Path, strategy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     question = "请问什么是‘奥司他韦’？"
-    assert generate.main(["--run", str(run), "--question", question, "--strategy", strategy, "--seed", "3"]) == 0
+    assert (
+        generate.main(
+            ["--run", str(run), "--question", question, "--strategy", strategy, "--seed", "3"]
+        )
+        == 0
+    )
     answer = capsys.readouterr().out.strip()
     folder = sorted((run / "generations").iterdir())[-1]
     emitted = [line for line in _steps(folder).decode().splitlines() if line.startswith('{"step"')]
@@ -124,12 +136,16 @@ def test_a_finished_run_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -
     assert "finished" in capsys.readouterr().out
 
 
-def test_a_resume_with_another_configuration_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_with_another_configuration_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train.main(["--resume", str(run), "--set", "seed=9"]) == 2
     assert "differs from" in capsys.readouterr().err
 
 
-def test_a_question_about_nothing_known_is_answered_with_a_note(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_about_nothing_known_is_answered_with_a_note(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert generate.main(["--run", str(run), "--question", "hello"]) == 0
     assert "names no term" in capsys.readouterr().err
 

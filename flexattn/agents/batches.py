@@ -47,8 +47,8 @@ class Batches:
         settings = world.settings
         steps = answers.emitted.shape[1]
         step = np.arange(steps + 1)
-        exists = step <= answers.length[:, None]                           # [B, T + 1]
-        taken = step[:steps] < answers.length[:, None]                     # [B, T]
+        exists = step <= answers.length[:, None]  # [B, T + 1]
+        taken = step[:steps] < answers.length[:, None]  # [B, T]
         flat = np.cumsum(exists.ravel()) - 1
         here = flat.reshape(exists.shape)[:, :steps][taken]
         pointer = np.minimum(answers.pointer, self.future.shape[1] - len(self.ahead))
@@ -56,7 +56,7 @@ class Batches:
         legal = LegalSets.of(answers.legal[exists], world.size, device)
         aimed = np.full(exists.shape, UNK, np.int64)
         aimed[:, :steps] = np.where(taken & (answers.teacher < world.size), answers.teacher, UNK)
-        place, accepted = legal.find(torch.from_numpy(aimed[exists]).to(device))
+        pair, accepted = legal.find(torch.from_numpy(aimed[exists]).to(device))
         gain = settings.eta2 * answers.gain_by_cap[taken] - self.cap_cost
         last = (step[:steps] == answers.length[:, None] - 1) & answers.terminated[:, None]
 
@@ -64,7 +64,9 @@ class Batches:
             return torch.from_numpy(np.ascontiguousarray(values.astype(kind))).to(device)
 
         return Batch(
-            seen=sequence(answers.written, answers.question, settings.max_history, settings.sketch_dim, device),
+            seen=sequence(
+                answers.written, answers.question, settings.max_history, settings.sketch_dim, device
+            ),
             foresight=Foresight(put(future, np.int64), put(answers.covered, np.float32)),
             rows=put(exists, np.bool_),
             here=put(here, np.int64),
@@ -76,6 +78,6 @@ class Batches:
             history_cost=put(self.history_cost, np.float32),
             cap_reward=put(gain, np.float32),
             terminated=put(last[taken], np.bool_),
-            teacher=place,
+            teacher=pair,
             accepted=accepted,
         )

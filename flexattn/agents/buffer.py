@@ -48,7 +48,9 @@ class Answers:
     covered: np.ndarray
 
     @classmethod
-    def empty(cls, answers: int, steps: int, *, words: int, caps: int, question_chars: int) -> Answers:
+    def empty(
+        cls, answers: int, steps: int, *, words: int, caps: int, question_chars: int
+    ) -> Answers:
         """Room for `answers` answers of at most `steps` steps."""
         return cls(
             record=np.zeros(answers, np.int32),
@@ -75,9 +77,13 @@ class Answers:
 class AnswerBuffer:
     """The newest `capacity` answers."""
 
-    def __init__(self, capacity: int, steps: int, *, words: int, caps: int, question_chars: int) -> None:
+    def __init__(
+        self, capacity: int, steps: int, *, words: int, caps: int, question_chars: int
+    ) -> None:
         """Allocate everything once, so that memory is known before training starts."""
-        self.store = Answers.empty(capacity, steps, words=words, caps=caps, question_chars=question_chars)
+        self.store = Answers.empty(
+            capacity, steps, words=words, caps=caps, question_chars=question_chars
+        )
         self.capacity = capacity
         self.steps = steps
         self.added = 0

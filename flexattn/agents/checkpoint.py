@@ -40,7 +40,9 @@ class Checkpoint:
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int) -> Path:
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int
+) -> Path:
     """Write checkpoint `step` into `folder` and drop all but the newest `keep`.
 
     Returns: the checkpoint's own folder.
@@ -49,8 +51,16 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     aside = folder / f".writing-{step:08d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, aside / "tensors.safetensors")
-    described = {"schema": SCHEMA, "step": step, "sha256": _sha256(aside / "tensors.safetensors"), **state}
+    save_file(
+        {k: v.detach().contiguous().cpu() for k, v in tensors.items()},
+        aside / "tensors.safetensors",
+    )
+    described = {
+        "schema": SCHEMA,
+        "step": step,
+        "sha256": _sha256(aside / "tensors.safetensors"),
+        **state,
+    }
     (aside / "state.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
     for file in aside.iterdir():
         _flush(file)
@@ -83,7 +93,8 @@ def load(place: Path) -> Checkpoint:
         found, expected = _sha256(place / "tensors.safetensors"), state["sha256"]
         if found != expected:
             raise CheckpointError(
-                f"{place / 'tensors.safetensors'}: SHA-256 is {found[:8]}, expected {expected[:8]}; it was damaged"
+                f"{place / 'tensors.safetensors'}: SHA-256 is {found[:8]}, expected "
+                f"{expected[:8]}; it was damaged"
             )
         return Checkpoint(int(state["step"]), load_file(place / "tensors.safetensors"), state)
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
@@ -98,7 +109,9 @@ def module_tensors(name: str, module: nn.Module) -> dict[str, Tensor]:
 def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's moments and step counts as tensors."""
     state = optimiser.state_dict()["state"]
-    return {f"{name}.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+    return {
+        f"{name}.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()
+    }
 
 
 def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:

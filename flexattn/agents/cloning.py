@@ -46,7 +46,9 @@ def legal_along(written: np.ndarray, lengths: np.ndarray, tables: MaskTables) ->
     """
     b, t = written.shape
     rows = np.zeros((b, t + 1, len(tables.writable)), np.uint64)
-    _legal_along(np.ascontiguousarray(written, np.int32), np.asarray(lengths, np.int64), rows, tables)
+    _legal_along(
+        np.ascontiguousarray(written, np.int32), np.asarray(lengths, np.int64), rows, tables
+    )
     return rows
 
 
@@ -114,11 +116,11 @@ class TeacherAnswers:
         replaced = rng.random(teacher.shape) < noise
         written = np.where(replaced, rng.choice(alphabet, teacher.shape), teacher).astype(np.int32)
         place = np.arange(steps + 1)
-        exists = place <= lengths[:, None]                                  # [B, T + 1]
+        exists = place <= lengths[:, None]  # [B, T + 1]
         legal = LegalSets.of(legal_along(written, lengths, tables)[exists], actions, device)
         target = np.full((answers, steps + 1), END, np.int64)
         target[:, :steps] = np.where(place[:steps] < lengths[:, None], teacher, END)
-        place, accepted = legal.find(torch.from_numpy(target[exists]).to(device))
+        pair, accepted = legal.find(torch.from_numpy(target[exists]).to(device))
         seen = sequence(written, questions, max_history, sketch_dim, device)
         window = rng.choice(np.asarray(windows, np.int32), exists.shape)
         return CloneBatch(
@@ -126,13 +128,17 @@ class TeacherAnswers:
             window=torch.from_numpy(window).to(device),
             rows=torch.from_numpy(exists).to(device),
             legal=legal,
-            teacher=place,
+            teacher=pair,
             accepted=accepted,
         )
 
 
 def sequence(
-    written: np.ndarray, questions: np.ndarray, max_history: int, sketch_dim: int, device: torch.device
+    written: np.ndarray,
+    questions: np.ndarray,
+    max_history: int,
+    sketch_dim: int,
+    device: torch.device,
 ) -> Sequence:
     """What an actor sees before each character of whole answers and after the last.
 

@@ -1,6 +1,6 @@
 """Pay for legal characters only: linear maps and softmax over the sets A(s), not over all of V.
 
-A(s) holds some dozens of |V| characters. A `LegalSets` lists them row by row; `legal_linear` computes
+A(s) holds some dozens of |V| characters. A `LegalSets` lists them row by row; `legal_linear` gives
 h . W[a] for exactly these a, `legal_log_softmax` normalises over each row's own. On CPU both run in
 Numba, forward and backward, each sum in one fixed order, so the same inputs give the same bits
 whatever the number of threads. On a GPU the same formulas run as gathers (`reference_linear`).
@@ -83,12 +83,14 @@ class LegalSets:
 
     def largest(self, values: Tensor) -> Tensor:
         """Largest of each state's pairs, [J] -> [N]."""
-        empty = torch.full((len(self.start) - 1,), -torch.inf, dtype=values.dtype, device=values.device)
+        empty = torch.full(
+            (len(self.start) - 1,), -torch.inf, dtype=values.dtype, device=values.device
+        )
         return empty.scatter_reduce(0, self.row, values, "amax")
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of each state's pairs, [..., J] -> [..., N]."""
-        return _Sum.apply(values, self)  # type: ignore[no-any-return]
+        return _Sum.apply(values, self)
 
 
 def legal_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
@@ -103,7 +105,7 @@ def legal_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
     """
     if h.device.type != "cpu":
         return reference_linear(h, weight, legal)
-    return _Linear.apply(h, weight, legal)  # type: ignore[no-any-return]
+    return _Linear.apply(h, weight, legal)
 
 
 def reference_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
@@ -112,16 +114,21 @@ def reference_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
 
 
 def legal_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
-    """log pi(a|s) over each state's own actions, [G, J] -> [G, J]; finite everywhere."""
+    """Log pi(a|s) over each state's own actions, [G, J] -> [G, J]; finite everywhere."""
     if logits.device.type != "cpu":
         return reference_log_softmax(logits, legal)
-    return _LogSoftmax.apply(logits, legal)  # type: ignore[no-any-return]
+    return _LogSoftmax.apply(logits, legal)
 
 
 def reference_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
     """The same by scatter; any device and type."""
     row = legal.row.expand_as(logits)
-    top = torch.full((*logits.shape[:-1], len(legal.start) - 1), -torch.inf, dtype=logits.dtype, device=logits.device)
+    top = torch.full(
+        (*logits.shape[:-1], len(legal.start) - 1),
+        -torch.inf,
+        dtype=logits.dtype,
+        device=logits.device,
+    )
     top = top.scatter_reduce(-1, row, logits.detach(), "amax")
     shifted = logits - top.gather(-1, row)
     return shifted - legal.sum(shifted.exp()).log().gather(-1, row)
@@ -145,9 +152,16 @@ class _Linear(torch.autograd.Function):
         grad = grad.contiguous()
         d_h = torch.empty_like(h)
         d_weight = torch.empty_like(weight)
-        _linear_grad_h(grad.numpy(), weight.numpy(), legal.start.numpy(), legal.ids.numpy(), d_h.numpy())
+        _linear_grad_h(
+            grad.numpy(), weight.numpy(), legal.start.numpy(), legal.ids.numpy(), d_h.numpy()
+        )
         _linear_grad_weight(
-            grad.numpy(), h.numpy(), legal.row.numpy(), legal.order.numpy(), legal.first.numpy(), d_weight.numpy()
+            grad.numpy(),
+            h.numpy(),
+            legal.row.numpy(),
+            legal.order.numpy(),
+            legal.first.numpy(),
+            d_weight.numpy(),
         )
         return d_h, d_weight, None
 
@@ -166,7 +180,9 @@ class _LogSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (log_pi,) = ctx.saved_tensors
         d_logits = torch.empty_like(log_pi)
-        _log_softmax_grad(grad.contiguous().numpy(), log_pi.numpy(), ctx.legal.start.numpy(), d_logits.numpy())
+        _log_softmax_grad(
+            grad.contiguous().numpy(), log_pi.numpy(), ctx.legal.start.numpy(), d_logits.numpy()
+        )
         return d_logits, None
 
 
@@ -196,14 +212,14 @@ def _list(packed: Any, start: Any, ids: Any, row: Any, order: Any, first: Any) -
             bits = packed[n, w]
             while bits:
                 low = bits & (~bits + np.uint64(1))
-                a = 64 * w + np.int64(np.log2(np.float64(low)))
+                a = np.int64(64 * w) + np.int64(np.log2(np.float64(low)))
                 ids[j] = a
                 row[j] = n
                 first[a + 1] += 1
                 bits ^= low
                 j += 1
-    for a in range(first.shape[0] - 1):
-        first[a + 1] += first[a]
+    for k in range(first.shape[0] - 1):
+        first[k + 1] += first[k]
     place = first.copy()
     for j in range(ids.shape[0]):
         order[place[ids[j]]] = j

@@ -8,8 +8,8 @@ the decomposition Q = Q_0 + Q_h + Q_p are this project's (SPEC section 7).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def soft_value(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
@@ -31,7 +31,7 @@ def soft_terms(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
 
 
 def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: float) -> Tensor:
-    """y = r + gamma (1 - terminated) V(s'); a truncated step bootstraps, a terminated one doesn't."""
+    """The target y = r + gamma (1 - terminated) V(s'); a truncated step bootstraps."""
     return reward + gamma * torch.where(terminated, torch.zeros_like(next_value), next_value)
 
 
@@ -45,14 +45,14 @@ def critic_loss(q: Tensor, y: Tensor, valid: Tensor) -> Tensor:
 
     Returns: scalar, the mean over valid positions.
     """
-    error = F.huber_loss(q, y.expand_as(q), reduction="none").sum(0)
+    error = functional.huber_loss(q, y.expand_as(q), reduction="none").sum(0)
     return mean_over(error, valid)
 
 
 def temperature_step(
     log_alpha: Tensor, entropy: Tensor, target: Tensor, valid: Tensor, rate: float
 ) -> Tensor:
-    """log alpha + rate * (H_tgt(s) - H(pi(.|s))): entropy too low, alpha rises.
+    """Log alpha + rate * (H_tgt(s) - H(pi(.|s))): entropy too low, alpha rises.
 
     Args:
       log_alpha: scalar, log(reward units per nat).

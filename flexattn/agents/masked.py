@@ -19,7 +19,7 @@ def unpack_legal(packed: np.ndarray, actions: int) -> Tensor:
     """A(s) as booleans from the environment's packed rows.
 
     Args:
-      packed: [..., W] uint64, bit a of the row set where action a is legal, least significant first.
+      packed: [..., W] uint64, bit a of a row set where action a is legal, lowest bit first.
       actions: |V|, at most 64 W.
 
     Returns: [..., |V|] bool.
@@ -33,7 +33,7 @@ def unpack_legal(packed: np.ndarray, actions: int) -> Tensor:
 
 
 def masked_log_softmax(logits: Tensor, legal: Tensor | None) -> Tensor:
-    """log pi(a|s) = logits - logsumexp over A(s); `ILLEGAL` outside A(s).
+    """Log pi(a|s) = logits - logsumexp over A(s); `ILLEGAL` outside A(s).
 
     Args:
       logits: [..., A] float.

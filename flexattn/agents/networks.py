@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from flexattn.agents.legal import LegalSets, legal_linear, legal_log_softmax
 from flexattn.attention.encoder import Encoder, EncoderConfig
@@ -70,7 +70,9 @@ class Sizes:
 class Actor(nn.Module):
     """Three autoregressive heads over one local-window encoder."""
 
-    def __init__(self, sizes: Sizes, env: EnvSection, agent: AgentSection, attention: AttentionSection) -> None:
+    def __init__(
+        self, sizes: Sizes, env: EnvSection, agent: AgentSection, attention: AttentionSection
+    ) -> None:
         """Build from the domain's sizes and three sections of the configuration."""
         super().__init__()
         dim, hidden = agent.char_dim, agent.hidden
@@ -81,19 +83,28 @@ class Actor(nn.Module):
         self.question = QuestionEncoder(sizes.known_characters, env.question_chars, dim)
         self.encoder = Encoder(
             EncoderConfig(
-                dim=dim, heads=attention.heads, kv_heads=attention.kv_heads,
-                position=attention.position, gate=attention.gate, impl=attention.impl,
+                dim=dim,
+                heads=attention.heads,
+                kv_heads=attention.kv_heads,
+                position=attention.position,
+                gate=attention.gate,
+                impl=attention.impl,
             )
         )
         self.context = nn.Linear(2 * dim + env.sketch_dim, hidden)
         self.attended = nn.Linear(dim, hidden, bias=False)
-        self.body = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden))
+        self.body = nn.Sequential(
+            nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden)
+        )
         self.history_head = nn.Sequential(
-            nn.Linear(3 * dim + env.sketch_dim, hidden // 2), nn.GELU(),
+            nn.Linear(3 * dim + env.sketch_dim, hidden // 2),
+            nn.GELU(),
             nn.Linear(hidden // 2, len(env.history_chars)),
         )
         self.cap_head = nn.Sequential(
-            nn.Linear(hidden, hidden // 2), nn.GELU(), nn.Linear(hidden // 2, len(env.hit_cap_chars))
+            nn.Linear(hidden, hidden // 2),
+            nn.GELU(),
+            nn.Linear(hidden // 2, len(env.hit_cap_chars)),
         )
         self.char_head = nn.Linear(hidden, sizes.characters)
         nn.init.normal_(self.char.weight, std=dim**-0.5)
@@ -101,9 +112,9 @@ class Actor(nn.Module):
 
     def embed(self, seen: Sequence) -> tuple[Tensor, Tensor]:
         """Tokens [B, T, dim] and the part of a state that no window changes, [B, T, 2 dim + S]."""
-        question = self.question(seen.question).unsqueeze(1)                # [B, 1, dim]
-        token = self.char(seen.token)                                       # [B, T, dim]
-        step = self.step(seen.step.clamp(max=self.max_steps - 1))           # [B, T, dim]
+        question = self.question(seen.question).unsqueeze(1)  # [B, 1, dim]
+        token = self.char(seen.token)  # [B, T, dim]
+        step = self.step(seen.step.clamp(max=self.max_steps - 1))  # [B, T, dim]
         fixed = torch.cat([question.expand_as(step), step, seen.sketch], -1)
         return token + question, fixed
 
@@ -112,11 +123,11 @@ class Actor(nn.Module):
         return self.history_head(torch.cat([token, fixed], -1))
 
     def state(self, attended: Tensor, fixed: Tensor) -> Tensor:
-        """x = build_obs(h, Lh) after the body, [..., B, T, hidden]."""
+        """X = build_obs(h, Lh) after the body, [..., B, T, hidden]."""
         return self.body(self.context(fixed) + self.attended(attended))
 
     def char_log_pi(self, state: Tensor, legal: LegalSets) -> Tensor:
-        """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
+        """Log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
         head = self.char_head
         return legal_log_softmax(
             legal_linear(state, head.weight.unsqueeze(0), legal) + head.bias[legal.ids], legal
@@ -125,7 +136,7 @@ class Actor(nn.Module):
     def all_windows(self, seen: Sequence) -> tuple[Tensor, Tensor]:
         """pi_h's logits [B, T, |H|] and the state under every Lh, [|H|, B, T, hidden]."""
         token, fixed = self.embed(seen)
-        attended = self.encoder.forward_multi(token, self.windows)          # [C, B, T, dim]
+        attended = self.encoder.forward_multi(token, self.windows)  # [C, B, T, dim]
         return self.history_logits(token, fixed), self.state(attended, fixed)
 
 
@@ -165,8 +176,8 @@ class Critics(nn.Module):
         covered = foresight.covered[rows].to(token.dtype).unsqueeze(-1)
         inside = (covered > 0).to(token.dtype)
         x = torch.cat([token, step, question, future, seen.sketch[rows], inside, covered / 8.0], -1)
-        h = F.gelu(self.first(x.expand(2, *x.shape)))
-        return F.gelu(self.second(h))
+        h = functional.gelu(self.first(x.expand(2, *x.shape)))
+        return functional.gelu(self.second(h))
 
     def char_values(self, h: Tensor, legal: LegalSets) -> Tensor:
         """Q_0(s, a) of every legal pair, [2, M, hidden] -> [2, J], reward units."""
@@ -184,7 +195,9 @@ class QuestionEncoder(nn.Module):
         """Take the alphabet's size, the places of an encoded question, and the widths."""
         super().__init__()
         self.char = nn.Embedding(known_characters, char_dim, padding_idx=0)
-        self.mix = nn.Sequential(nn.Linear(places * char_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.mix = nn.Sequential(
+            nn.Linear(places * char_dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
 
     def forward(self, question: Tensor) -> Tensor:
         """[B, Q] int64 -> [B, dim]."""

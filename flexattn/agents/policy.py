@@ -16,9 +16,7 @@ from flexattn.env.spec import Observation
 from flexattn.errors import MaskError
 
 Ids = npt.NDArray[np.int32]
-Choose = Callable[
-    [npt.NDArray[np.float64]], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-]
+Choose = Callable[[npt.NDArray[np.float64]], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
 
 
 class Decision(NamedTuple):
@@ -47,7 +45,11 @@ class Student:
     """
 
     def __init__(
-        self, actor: Actor, *, generator: torch.Generator | None = None, choose: Choose | None = None
+        self,
+        actor: Actor,
+        *,
+        generator: torch.Generator | None = None,
+        choose: Choose | None = None,
     ) -> None:
         """Wrap an actor; its weights are read, never changed."""
         self.actor = actor
@@ -71,7 +73,7 @@ class Student:
             question=torch.from_numpy(seen.question[rows].astype(np.int64)).to(device),
             step=step.unsqueeze(1),
         )
-        token, fixed = actor.embed(near)                                    # [n, width, dim], [n, 1, .]
+        token, fixed = actor.embed(near)  # [n, width, dim], [n, 1, .]
         fixed = fixed[:, 0]
         log_h = masked_log_softmax(actor.history_logits(token[:, -1], fixed), None)
         history = self._pick(log_h)
@@ -92,8 +94,10 @@ class Student:
             raise MaskError("the student chose a character outside A(s); its weights may hold NaN")
         chosen = pi.gather(-1, char.unsqueeze(-1)).squeeze(-1)
         decision = _nothing(len(active))
-        for column, values in zip(decision, (history, cap, char, chosen)):
-            column[rows] = values.cpu().numpy()
+        decision.history[rows] = history.cpu().numpy()
+        decision.cap[rows] = cap.cpu().numpy()
+        decision.char[rows] = char.cpu().numpy()
+        decision.probability[rows] = chosen.cpu().numpy()
         decision.kept[rows] = kept
         return decision
 
@@ -107,8 +111,10 @@ class Teacher:
     A character that the mask forbids is relabelled by a random legal one and counted.
     """
 
-    def __init__(self, env: Core, windows: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
-        """Take the environment, joint probabilities of (Lh, Lp) [|H|, |P|], and the draws' source."""
+    def __init__(
+        self, env: Core, windows: npt.NDArray[np.float64], rng: np.random.Generator
+    ) -> None:
+        """Take the environment, probabilities of (Lh, Lp) [|H|, |P|], and the draws' source."""
         self.env, self.rng = env, rng
         self.edges = windows.ravel().cumsum()
         self.caps = windows.shape[1]

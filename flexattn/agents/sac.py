@@ -104,8 +104,12 @@ class Learner:
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = torch.full((3,), agent.alpha_first, device=device).log()
         fused = True
-        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), agent.clone_lr, fused=fused)
-        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), agent.critic_lr, fused=fused)
+        self.actor_optimiser = torch.optim.Adam(
+            self.actor.parameters(), agent.clone_lr, fused=fused
+        )
+        self.critic_optimiser = torch.optim.Adam(
+            self.critics.parameters(), agent.critic_lr, fused=fused
+        )
 
     # ---- cloning -------------------------------------------------------------------------
 
@@ -121,8 +125,11 @@ class Learner:
         self._step(self.actor_optimiser, self.actor, loss)
         with torch.no_grad():
             right = (chosen >= batch.legal.largest(log_pi)) & batch.accepted
-        return {"clone_loss": loss.item(), "accuracy": right.float().mean().item(),
-                "rejected": float((~batch.accepted).sum().item())}
+        return {
+            "clone_loss": loss.item(),
+            "accuracy": right.float().mean().item(),
+            "rejected": float((~batch.accepted).sum().item()),
+        }
 
     # ---- SAC -----------------------------------------------------------------------------
 
@@ -138,7 +145,7 @@ class Learner:
         return stats
 
     def _policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, J], all states and windows."""
+        """Log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, J], all states and windows."""
         actor = self.actor
         token, fixed = actor.embed(batch.seen)
         attended = actor.encoder.forward_multi(token, actor.windows)[:, batch.rows]
@@ -166,7 +173,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Soft values of the parts: over Lh [M], over Lp and characters under every Lh [M, C]."""
         with torch.no_grad():
-            q0 = critics.char_values(h, legal).amin(0)                       # [J]
+            q0 = critics.char_values(h, legal).amin(0)  # [J]
             qh, qp = critics.history_part(h).amin(0), critics.cap_part(h).amin(0)
         v_h = losses.soft_value(log_h, qh, alpha[0])
         v_p = losses.soft_value(log_p, qp, alpha[1]).T
@@ -180,7 +187,7 @@ class Learner:
         v_h, v_p, v_a = self._next_values(batch, log_h, log_p, log_a, alpha)
         h = self.critics.features(batch.seen, batch.foresight, batch.rows)[:, batch.here]
         q0 = self.critics.char_value(h, batch.taken)
-        qh, qp = self.critics.history_part(h), self.critics.cap_part(h)      # [2, N, C], [2, N, P]
+        qh, qp = self.critics.history_part(h), self.critics.cap_part(h)  # [2, N, C], [2, N, P]
         everywhere = torch.ones_like(end)
         y_a = losses.td_target(batch.char_reward, end, v_a, gamma)
         if self.config.agent.critic_target == "parts":
@@ -198,13 +205,17 @@ class Learner:
             y = y_a + losses.td_target(reward_h + reward_p, end, v_h + v_p, gamma)
             loss = losses.critic_loss(q, y, everywhere)
         self._step(self.critic_optimiser, self.critics, loss)
-        return {"critic_loss": loss.item(), "q_mean": q0.mean().item(), "q_target": y_a.mean().item()}
+        return {
+            "critic_loss": loss.item(),
+            "q_mean": q0.mean().item(),
+            "q_target": y_a.mean().item(),
+        }
 
     def _update_actor(
         self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor, rates: Rates
     ) -> dict[str, float]:
         taken = torch.zeros(len(log_h), dtype=torch.bool, device=self.device)
-        taken[batch.here] = True                                             # [M], not the last states
+        taken[batch.here] = True  # [M], not the last states
         with torch.no_grad():
             h = self.critics.features(batch.seen, batch.foresight, batch.rows)
         v_h, v_p, v_a = self._values(self.critics, h, batch.legal, log_h, log_p, log_a, alpha)
@@ -215,12 +226,12 @@ class Learner:
         self._step(self.actor_optimiser, self.actor, j_pi + rates.bc_weight * cloning)
         stats = {"actor_loss": j_pi.item(), "clone_loss": cloning.item()}
         with torch.no_grad():
-            char = -batch.legal.sum(log_a.exp() * log_a).T                   # [M, C]
+            char = -batch.legal.sum(log_a.exp() * log_a).T  # [M, C]
             entropies = (entropy(log_h), (pi_h * entropy(log_p).T).sum(-1), (pi_h * char).sum(-1))
-            sizes = (log_h.shape[-1], log_p.shape[-1], batch.legal.counts)
+            counts = batch.legal.counts
+            sizes = (counts.new_tensor(log_h.shape[-1]), counts.new_tensor(log_p.shape[-1]), counts)
             for i, (head, found, size) in enumerate(zip(HEADS, entropies, sizes)):
-                count = size if isinstance(size, Tensor) else torch.full_like(batch.legal.counts, size)
-                target = losses.entropy_target(count, rates.kappa[head])
+                target = losses.entropy_target(size, rates.kappa[head])
                 self.log_alpha[i] = losses.temperature_step(
                     self.log_alpha[i], found, target, taken, self.config.agent.alpha_lr
                 ).clamp(min=-16.0, max=3.0)
@@ -232,7 +243,9 @@ class Learner:
     def _follow_target(self) -> None:
         """Target <- (1 - rho) target + rho online, rho = agent.target_ema."""
         torch._foreach_lerp_(
-            list(self.target.parameters()), list(self.critics.parameters()), self.config.agent.target_ema
+            list(self.target.parameters()),
+            list(self.critics.parameters()),
+            self.config.agent.target_ema,
         )
 
     def _step(self, optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:

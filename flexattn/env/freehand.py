@@ -29,7 +29,9 @@ Ids = npt.NDArray[np.int32]
 
 
 @njit(nogil=True, cache=True)
-def _open(history: Any, t: Any, automaton: Any, done: Any, legal: Any, n_legal: Any, M: Any) -> None:
+def _open(
+    history: Any, t: Any, automaton: Any, done: Any, legal: Any, n_legal: Any, M: Any
+) -> None:
     """Fill the mask of every answer that goes on; after the end only the end is legal."""
     for i in range(history.shape[0]):
         if done[i]:
@@ -44,7 +46,9 @@ def _open(history: Any, t: Any, automaton: Any, done: Any, legal: Any, n_legal: 
 
 
 @njit(nogil=True, cache=True)
-def _append(envs: Any, char: Any, history: Any, t: Any, automaton: Any, sketch: Any, seen: Any, M: Any) -> None:
+def _append(
+    envs: Any, char: Any, history: Any, t: Any, automaton: Any, sketch: Any, seen: Any, M: Any
+) -> None:
     """Write char[i] into each answer i of `envs`; what leaves the observation enters the sketch."""
     for i in envs:
         history[i, t[i]] = char[i]
@@ -93,7 +97,9 @@ class Freehand:
         going = np.flatnonzero(~self.done)
         for i in going:
             if not has(self.legal[i], char[i]):
-                raise MaskError(f"answer {i}: character {char[i]} is not legal at step {self.t[i] + 1}")
+                raise MaskError(
+                    f"answer {i}: character {char[i]} is not legal at step {self.t[i] + 1}"
+                )
         self.done[going[char[going] == END]] = True
         on = going[char[going] != END]
         _append(
@@ -108,7 +114,15 @@ class Freehand:
         return self.world.vocabulary.decode(self.history[env, : self.t[env]])
 
     def _fill(self) -> None:
-        _open(self.history, self.t, self.automaton, self.done, self.legal, self.n_legal, self.world.mask)
+        _open(
+            self.history,
+            self.t,
+            self.automaton,
+            self.done,
+            self.legal,
+            self.n_legal,
+            self.world.mask,
+        )
 
 
 def own_hits(
@@ -174,7 +188,9 @@ def generated_columns(
         "seg": [hit or "-" for hit in hits],
         "len": [len(hit) for hit in hits],
         "idf": weights.tolist(),
-        "file": [f"{world.catalog_file}#{world.entry_ids[index[hit]]}" if hit else "-" for hit in hits],
+        "file": [
+            f"{world.catalog_file}#{world.entry_ids[index[hit]]}" if hit else "-" for hit in hits
+        ],
         "pos": [f"t{t}-{t + len(hit) - 1}" if hit else "-" for t, hit in enumerate(hits)],
         "cat": [world.catalog_short] * count,
         "ep": [ep] * count,
@@ -182,7 +198,9 @@ def generated_columns(
         "n_legal": [int(n) for n in n_legal],
         "p": rounded(np.array(p, np.float64)).tolist(),
     }
-    columns["kept"] = [None] * count if kept is None else rounded(np.array(kept, np.float64)).tolist()
+    columns["kept"] = (
+        [None] * count if kept is None else rounded(np.array(kept, np.float64)).tolist()
+    )
     columns["w"] = [None] * count
     columns["note"] = [named.get(END if char == "" else ids[char]) for char in chars]
     return columns

@@ -34,7 +34,9 @@ class Decoding:
     def __post_init__(self) -> None:
         """Refuse what has no meaning, in one line."""
         if self.strategy not in STRATEGIES:
-            raise FlexAttnError(f"--strategy is {self.strategy}, expected one of {', '.join(STRATEGIES)}")
+            raise FlexAttnError(
+                f"--strategy is {self.strategy}, expected one of {', '.join(STRATEGIES)}"
+            )
         if self.top_k < 1:
             raise FlexAttnError(f"--top-k is {self.top_k}, expected 1 or more")
         if not 0.0 < self.top_p <= 1.0:
@@ -66,7 +68,9 @@ def reshape(pi: np.ndarray, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]
     mass = kept.sum(-1)
     out = kept / mass[:, None]
     if name in ("temperature", "joint") and decoding.temperature != 1.0:
-        scaled = np.where(out > 0, np.log(np.where(out > 0, out, 1.0)) / decoding.temperature, -np.inf)
+        scaled = np.where(
+            out > 0, np.log(np.where(out > 0, out, 1.0)) / decoding.temperature, -np.inf
+        )
         out = np.exp(scaled - scaled.max(-1, keepdims=True))
         out /= out.sum(-1, keepdims=True)
     return out, mass

@@ -23,7 +23,10 @@ def test_the_newest_is_loaded_and_only_the_last_k_are_kept(tmp_path: Path) -> No
     assert saved is not None
     assert (saved.step, saved.state["rng"], saved.tensors["w"].tolist()) == (3, 3, [3.0] * 3)
     assert not skipped
-    assert [place.name for place in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000003"]
+    assert [place.name for place in sorted(tmp_path.iterdir())] == [
+        "step-00000002",
+        "step-00000003",
+    ]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "state", "missing"])
@@ -66,7 +69,10 @@ def test_an_optimiser_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None
 
     module, optimiser = build()
     train(module, optimiser, 3)
-    tensors = {**checkpoints.module_tensors("m", module), **checkpoints.optimiser_tensors("o", optimiser)}
+    tensors = {
+        **checkpoints.module_tensors("m", module),
+        **checkpoints.optimiser_tensors("o", optimiser),
+    }
     checkpoints.save(tmp_path, 3, tensors, {}, 1)
     train(module, optimiser, 3)
 

@@ -66,7 +66,9 @@ def test_the_gathers_of_other_devices_give_the_same() -> None:
     h, weight = torch.randn(2, 6, 8), torch.randn(1, 33, 8)
     logits = legal_linear(h, weight, legal)
     assert torch.allclose(logits, reference_linear(h, weight, legal), atol=1e-5)
-    assert torch.allclose(legal_log_softmax(logits, legal), reference_log_softmax(logits, legal), atol=1e-6)
+    assert torch.allclose(
+        legal_log_softmax(logits, legal), reference_log_softmax(logits, legal), atol=1e-6
+    )
 
 
 def test_threads_change_no_bit() -> None:

@@ -36,7 +36,13 @@ def test_changing_the_future_changes_the_critics_and_no_output_of_the_actor(
 ) -> None:
     core = Core(world, 2, seed=1)
     core.reset(record_indices=[int(world.train[0])] * 2)
-    other = int(next(r for r in world.train if world.records[r].answer[1] != world.records[world.train[0]].answer[1]))
+    other = int(
+        next(
+            r
+            for r in world.train
+            if world.records[r].answer[1] != world.records[world.train[0]].answer[1]
+        )
+    )
     student = Student(actor)
     decided = student(core.observe(), core.legal_packed(), np.ones(2, bool))
     seen = core.observe()
@@ -49,21 +55,29 @@ def test_changing_the_future_changes_the_critics_and_no_output_of_the_actor(
     torch.manual_seed(1)
     critics = Critics(Sizes.of(world), config.env, config.agent)
     question = torch.from_numpy(seen.question.astype(np.int64))
-    state = Sequence(torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, 1, config.env.sketch_dim), question,
-                     torch.zeros(2, 1, dtype=torch.int64))
+    state = Sequence(
+        torch.zeros(2, 1, dtype=torch.int64),
+        torch.zeros(2, 1, config.env.sketch_dim),
+        question,
+        torch.zeros(2, 1, dtype=torch.int64),
+    )
     ahead = np.concatenate([future.target[:, None], future.future], 1)[:, None].astype(np.int64)
     rows = torch.ones(2, 1, dtype=torch.bool)
     h = critics.features(state, Foresight(torch.from_numpy(ahead), torch.zeros(2, 1)), rows)
     assert not torch.allclose(h[:, 0], h[:, 1])
 
 
-def test_one_pass_over_an_answer_gives_the_probabilities_of_single_steps(world: World, actor: Actor) -> None:
+def test_one_pass_over_an_answer_gives_the_probabilities_of_single_steps(
+    world: World, actor: Actor
+) -> None:
     core = Core(world, 1)
     core.reset(record_indices=[int(world.train[3])])
     answer = world.answer(int(world.train[3]))[None]
     question = core.observe().question
     settings = world.settings
-    seen = sequence(answer, question, settings.max_history, settings.sketch_dim, torch.device("cpu"))
+    seen = sequence(
+        answer, question, settings.max_history, settings.sketch_dim, torch.device("cpu")
+    )
     legal = unpack_legal(legal_along(answer, np.array([answer.shape[1]]), world.mask), world.size)
     with torch.no_grad():
         log_h, states = actor.all_windows(seen)
@@ -83,13 +97,19 @@ def test_critics_are_two_and_the_taken_row_is_one_of_all(world: World, config: C
     torch.manual_seed(0)
     critics = Critics(Sizes.of(world), config.env, config.agent)
     n = 3
-    state = Sequence(torch.zeros(n, 1, dtype=torch.int64), torch.zeros(n, 1, config.env.sketch_dim),
-                     torch.zeros(n, config.env.question_chars, dtype=torch.int64), torch.zeros(n, 1, dtype=torch.int64))
+    state = Sequence(
+        torch.zeros(n, 1, dtype=torch.int64),
+        torch.zeros(n, 1, config.env.sketch_dim),
+        torch.zeros(n, config.env.question_chars, dtype=torch.int64),
+        torch.zeros(n, 1, dtype=torch.int64),
+    )
     ahead = torch.zeros(n, 1, config.env.future_chars + 1, dtype=torch.int64)
     core = Core(world, n, seed=0)
     core.reset()
     legal = LegalSets.of(core.legal_packed(), world.size, torch.device("cpu"))
-    h = critics.features(state, Foresight(ahead, torch.zeros(n, 1)), torch.ones(n, 1, dtype=torch.bool))
+    h = critics.features(
+        state, Foresight(ahead, torch.zeros(n, 1)), torch.ones(n, 1, dtype=torch.bool)
+    )
     q = critics.char_values(h, legal)
     assert not torch.allclose(q[0], q[1])
     taken = torch.from_numpy(core.teacher().astype(np.int64))
