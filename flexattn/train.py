@@ -130,7 +130,8 @@ class TrainingRun:
         corpus, world = self.domain.corpus, self.domain.world
         self.display.say(
             f"{self.folder.path}: {len(corpus.train)} train and {len(corpus.heldout)} held-out "
-            f"answers, {len(world.term_list)} terms, {world.size} characters; {self.training.total} steps"
+            f"answers, {len(world.term_list)} terms, {world.size} characters; "
+            f"{self.training.total} steps"
         )
 
     def resume(self) -> None:

@@ -216,11 +216,12 @@ class Training:
                 relabelled += teacher.relabelled
         self.display.say(
             f"demonstrations: {self.demo_buffer.added} answers; the mask forbade {relabelled} "
-            f"teacher characters there (relabelled) and {self.rejected} behind cloning's noise (rejected)"
+            f"teacher characters there (relabelled) and {self.rejected} behind cloning's noise "
+            f"(rejected)"
         )
 
     def _roll_out(self, share: float) -> dict[str, float]:
-        """The student writes answers; with chance beta the teacher's character enters the history."""
+        """The student writes answers; the teacher's character is written with chance beta."""
         agent = self.config.agent
         records = self.rng.choice(self.world.train, self.core.num_envs)
         beta = linear(agent.dagger_beta, round(share * 1000), 1001)

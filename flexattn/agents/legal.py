@@ -114,7 +114,7 @@ def reference_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
 
 
 def legal_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
-    """Log pi(a|s) over each state's own actions, [G, J] -> [G, J]; finite everywhere."""
+    """log pi(a|s) over each state's own actions, [G, J] -> [G, J]; finite everywhere."""
     if logits.device.type != "cpu":
         return reference_log_softmax(logits, legal)
     return _LogSoftmax.apply(logits, legal)

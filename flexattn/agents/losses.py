@@ -52,7 +52,7 @@ def critic_loss(q: Tensor, y: Tensor, valid: Tensor) -> Tensor:
 def temperature_step(
     log_alpha: Tensor, entropy: Tensor, target: Tensor, valid: Tensor, rate: float
 ) -> Tensor:
-    """Log alpha + rate * (H_tgt(s) - H(pi(.|s))): entropy too low, alpha rises.
+    """log alpha + rate * (H_tgt(s) - H(pi(.|s))): entropy too low, alpha rises.
 
     Args:
       log_alpha: scalar, log(reward units per nat).

@@ -33,7 +33,7 @@ def unpack_legal(packed: np.ndarray, actions: int) -> Tensor:
 
 
 def masked_log_softmax(logits: Tensor, legal: Tensor | None) -> Tensor:
-    """Log pi(a|s) = logits - logsumexp over A(s); `ILLEGAL` outside A(s).
+    """log pi(a|s) = logits - logsumexp over A(s); `ILLEGAL` outside A(s).
 
     Args:
       logits: [..., A] float.

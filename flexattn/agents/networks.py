@@ -127,7 +127,7 @@ class Actor(nn.Module):
         return self.body(self.context(fixed) + self.attended(attended))
 
     def char_log_pi(self, state: Tensor, legal: LegalSets) -> Tensor:
-        """Log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
+        """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
         head = self.char_head
         return legal_log_softmax(
             legal_linear(state, head.weight.unsqueeze(0), legal) + head.bias[legal.ids], legal

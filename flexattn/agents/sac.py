@@ -145,7 +145,7 @@ class Learner:
         return stats
 
     def _policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, J], all states and windows."""
+        """log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, J], all states and windows."""
         actor = self.actor
         token, fixed = actor.embed(batch.seen)
         attended = actor.encoder.forward_multi(token, actor.windows)[:, batch.rows]
