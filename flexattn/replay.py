@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import replace
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,34 @@ from rich.console import Console
 
 from flexattn import jsontext
 from flexattn.audit.chain import GENESIS
-from flexattn.audit.folder import CONFIG, RunFolder
+from flexattn.audit.folder import RunFolder
+from flexattn.audit.note import Checkpoint, make_key, sign
+from flexattn.audit.note import verify as read_note
+from flexattn.audit.page import MAX_STEPS, page, page_episode
+from flexattn.audit.proof import check_proof, prove_growth, prove_line
+from flexattn.audit.reader import segments
 from flexattn.audit.schema import json_schema
-from flexattn.audit.story import Told
+from flexattn.audit.story import Told, episodes_of, parsed_step
 from flexattn.audit.verify import Check, Report, verify
-from flexattn.config import Config, parse_config
-from flexattn.corpus import parse_corpus
-from flexattn.env.core import Core
-from flexattn.env.derive import Deriver, Difference, GenerationDeriver, Logged
-from flexattn.env.world import World
+from flexattn.audit.view import episode_view
+from flexattn.domain import Domain
+from flexattn.env.conformance import TOLERANCE, derive_case, differences
+from flexattn.env.derive import Deriver, Logged
+from flexattn.env.pool import Derivers
 from flexattn.errors import AuditError, CatalogError, command
 from flexattn.lexicon.entries import Catalog, parse_catalog
 
 SHOWN = 20
 POOL_FROM_BYTES = 64_000_000  # below that, starting workers costs more than it saves
-TOLERANCE = 1e-9
 
 EXAMPLES = """examples:
   python -m flexattn.replay logs/smoke                  verify everything; exit 0 if it is sound
   python -m flexattn.replay logs/smoke --episode 12     verify, then show one answer step by step
+  python -m flexattn.replay logs/smoke --html run.html  one page with every number on hover
   python -m flexattn.replay logs/smoke --chain          hashes alone, without catalog and corpus
   python -m flexattn.replay logs/smoke --head 9f3c21aa  compare with a head hash kept elsewhere
+  python -m flexattn.replay logs/smoke --prove steps-00000.jsonl:413 > proof.json
+  python -m flexattn.replay --check-proof proof.json
   python -m flexattn.replay --cases tests/golden/cases.json
 
 exit codes: 0 sound, 1 something differs or is missing, 2 no run folder, or changed inputs"""
@@ -58,16 +64,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.cases:
         return _cases(Path(args.cases))
+    if args.check_proof:
+        return _check_proof(Path(args.check_proof), args.root)
+    if args.make_key:
+        return _make_key(args.make_key)
     if not args.run:
         raise AuditError("replay: no run folder given, expected one such as logs/smoke; see --help")
     folder = RunFolder.open(args.run)
-    check = None if args.chain else checker(folder, args.workers)
+    if args.prove or args.prove_since:
+        print(json.dumps(_proof(folder, args.prove, args.prove_since), ensure_ascii=False))
+        return 0
+    derivers = None if args.chain else derivers_of(folder)
+    check = checker(folder, derivers, args.workers) if derivers else None
     report = verify(folder, check, args.head)
     if args.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:
-        _print(report)
-    return 0 if report.sound else 1
+        print_report(report)
+    if args.episode is not None:
+        _show(folder, derivers, report, args.episode)
+    if args.html and derivers is None:
+        raise AuditError("--html: shows numbers and catalog entries; leave --chain away")
+    if args.html and derivers:
+        _write_page(folder, derivers, report, Path(args.html), args.episode)
+    unfit = _check_note(report, Path(args.note), args.key) if args.note else None
+    if unfit:
+        print(unfit)
+    if args.sign and report.sound:
+        _sign(folder, report, Path(args.sign))
+    return 0 if report.sound and not unfit else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,193 +102,201 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", nargs="?", help="run folder, such as logs/smoke")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--chain", action="store_true", help="verify hashes and form alone")
-    parser.add_argument("--head", metavar="HASH", help="the last seal's hash as kept elsewhere")
-    parser.add_argument("--cases", metavar="FILE", help="derive the cases of a conformance file")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of a line")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes that derive numbers (default: 2)"
-    )
+    add = parser.add_argument
+    add("run", nargs="?", help="run folder, such as logs/smoke")
+    add("--json", action="store_true", help="print the report as JSON")
+    add("--chain", action="store_true", help="verify hashes and form alone")
+    add("--head", metavar="HASH", help="the last seal's hash as kept elsewhere, 8 digits or more")
+    add("--episode", type=int, metavar="N", help="show one episode, step by step")
+    add("--html", metavar="FILE", help="write one self-contained page")
+    add("--prove", metavar="FILE:LINE", help="print the proof that a line was sealed")
+    add("--prove-since", type=int, metavar="SEALS", help="print the proof that the log only grew")
+    add("--check-proof", metavar="FILE", help="check a proof; needs no run folder")
+    add("--root", metavar="HASH", help="with --check-proof: the Merkle root as kept elsewhere")
+    add("--make-key", metavar="NAME", help="print a key pair for --sign")
+    add("--sign", metavar="KEYFILE", help="sign the head of a sound log: head.note")
+    add("--note", metavar="FILE", help="check a signed head; needs --key")
+    add("--key", metavar="KEY", help="public key for --note")
+    add("--cases", metavar="FILE", help="derive the cases of a conformance file")
+    add("--schema", action="store_true", help="print the JSON Schema of a line")
+    add("--workers", type=int, default=2, help="processes that derive numbers (default: 2)")
     return parser
 
 
 # ---- the numbers
 
 
-def worlds(folder: RunFolder) -> tuple[Config, dict[str, World]]:
-    """The run's config, and a world for each catalog that it began with.
+def derivers_of(folder: RunFolder) -> Derivers:
+    """What derives a run's episodes.
 
     Raises: AuditError where config, corpus or a catalog is not what the run used.
     """
-    config = parse_config(folder.config_text(), str(folder.path / CONFIG))
-    corpus = parse_corpus(folder.corpus_bytes(), str(folder.path / "corpus.jsonl"))
-    made: dict[str, World] = {}
-    base: World | None = None
+    world = Domain.of_run(folder).world
     for sha in folder.catalogs:
-        catalog = _catalog(folder, sha, folder.catalogs[sha])
-        base = World.build(corpus, catalog, config) if base is None else base.with_catalog(catalog)
-        made[sha] = base
-    if base is None:
-        raise AuditError(f"{folder.path}: its manifest names no catalog, expected at least one")
-    return config, made
+        folder.catalog_bytes(sha)
+
+    def catalog_of(sha: str) -> Catalog:
+        name = folder.catalogs.get(sha, world.catalog_file)
+        data = folder.catalog_bytes(sha)
+        return parse_catalog(jsontext.parse(data, name, CatalogError), name)
+
+    return Derivers(world, catalog_of, folder.kind == "generate")
 
 
-def _catalog(folder: RunFolder, sha: str, name: str) -> Catalog:
-    data = folder.catalog_bytes(sha)
-    return parse_catalog(jsontext.parse(data, name, CatalogError), name)
-
-
-def checker(folder: RunFolder, workers: int = 1) -> Check:
-    """What derives the run's episodes, in this process or, for a long log, in several."""
-    _, made = worlds(folder)
-    derivers = Derivers(folder, made)
+def checker(folder: RunFolder, derivers: Derivers, workers: int) -> Check:
+    """Deriving in this process or, for a long log, in several."""
     size = sum(file.stat().st_size for file in folder.step_files())
     if workers < 2 or size < POOL_FROM_BYTES:
         return derivers.check_all
-    return lambda batches: _pooled(derivers, batches, workers)
-
-
-class Derivers:
-    """A deriver for each catalog version of a run, made when first needed."""
-
-    def __init__(self, folder: RunFolder, made: dict[str, World]) -> None:
-        self._folder = folder
-        self._worlds = made
-        self._derivers: dict[str, Deriver | GenerationDeriver] = {}
-
-    def check(self, batch: Sequence[Logged]) -> list[Difference]:
-        """The first difference of each episode that has one."""
-        found: list[Difference] = []
-        by_catalog: dict[str, list[int]] = {}
-        for n, episode in enumerate(batch):
-            by_catalog.setdefault(episode.header["catalog"], []).append(n)
-        for sha, places in by_catalog.items():
-            deriver = self._deriver(sha)
-            if deriver is None:
-                continue  # the story names it: catalog-unknown
-            differences = deriver.check([batch[n] for n in places])
-            found += [replace(d, episode=places[d.episode]) for d in differences]
-        return found
-
-    def check_all(self, batches: Iterator[list[Told]]) -> Iterator[list[Difference]]:
-        """`check` for one batch after the other."""
-        for batch in batches:
-            yield self.check(_logged(batch))
-
-    def _deriver(self, sha: str) -> Deriver | GenerationDeriver | None:
-        if sha not in self._derivers:
-            if sha not in self._worlds:
-                try:
-                    catalog = _catalog(self._folder, sha, self._name(sha))
-                except AuditError:
-                    return None
-                self._worlds[sha] = next(iter(self._worlds.values())).with_catalog(catalog)
-            made = GenerationDeriver if self._folder.kind == "generate" else Deriver
-            self._derivers[sha] = made(self._worlds[sha])
-        return self._derivers[sha]
-
-    def _name(self, sha: str) -> str:
-        return self._folder.catalogs.get(sha, next(iter(self._folder.catalogs.values())))
-
-
-def _logged(batch: Sequence[Told]) -> list[Logged]:
-    return [Logged(told.header, told.lines, told.whole) for told in batch]
-
-
-_FORKED: list[Derivers] = []
-
-
-def _check_forked(batch: Sequence[Logged]) -> list[Difference]:
-    return _FORKED[0].check(batch)
-
-
-def _pooled(
-    derivers: Derivers, batches: Iterator[list[Told]], workers: int
-) -> Iterator[list[Difference]]:
-    """Answers in the batches' order; a few batches wait at most, so that memory stays bounded."""
-    _FORKED[:] = [derivers]
-    running: deque[Future[list[Difference]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        for batch in batches:
-            running.append(pool.submit(_check_forked, _logged(batch)))
-            while len(running) > 2 * workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-
-
-# ---- conformance cases
+    return lambda batches: derivers.check_pooled(batches, workers)
 
 
 def _cases(file: Path) -> int:
     cases = jsontext.parse(jsontext.read_bytes(file, AuditError), str(file), AuditError)
     if not isinstance(cases, list) or not cases:
         raise AuditError(f"{file}: holds no cases, expected a list of objects with case and expect")
-    differences = 0
+    apart = 0
     for n, item in enumerate(cases):
         try:
             case, expected = item["case"], item["expect"]
             found = derive_case(case)
         except (KeyError, TypeError, IndexError) as error:
             raise AuditError(f"{file}: case {n} lacks or garbles {error}") from None
-        for line in _case_differences(found, expected):
-            differences += 1
-            if differences <= SHOWN:
+        for line in differences(found, expected):
+            apart += 1
+            if apart <= SHOWN:
                 print(f"{file}: case {n} {line}")
-    print(f"{file}: {len(cases)} cases, {differences} differences beyond {TOLERANCE:g}")
-    return 1 if differences else 0
+    print(f"{file}: {len(cases)} cases, {apart} differences beyond {TOLERANCE:g}")
+    return 1 if apart else 0
 
 
-def derive_case(case: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every step of a conformance case, derived by the environment's core."""
-    world = World.from_case(case)
-    core = Core(world, 1)
-    core.reset([0], [case["answer"]])
-    settings = world.settings
-    out: list[dict[str, Any]] = []
-    for lh, lp, char, written in world.case_actions(case):
-        steps = core.step([lh], [lp], [char], [written], enforce=False)
-        term = int(steps.term[0])
-        out.append(
-            {
-                "step": len(out) + 1,
-                "Lh": settings.history_chars[lh],
-                "Lp": settings.hit_cap_chars[lp],
-                "a": world.vocabulary.char(char),
-                "seg": world.term_list[term] if term >= 0 else "",
-                "len": int(steps.length[0]),
-                **{
-                    name: float(getattr(steps, name)[0])
-                    for name in ("idf", "sim", "delta", "ler", "len_cost", "base", "chi_soft")
-                },
-                "reward": float(steps.reward[0]),
-            }
+# ---- one episode, one page
+
+
+def _episodes(
+    folder: RunFolder, wanted: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[tuple[Told, list[dict[str, Any]]]]:
+    """Episodes with their lines parsed; lines that are no steps are left out."""
+    for told in episodes_of(segments(folder.step_files()), folder.run_fields(), wanted):
+        yield told, [step for line in told.lines if (step := parsed_step(line))]
+
+
+def _teacher(derivers: Derivers | None, record: object) -> str:
+    records = derivers.world.records if derivers else ()
+    return next((r.answer for r in records if r.id == record), "")
+
+
+def _show(folder: RunFolder, derivers: Derivers | None, report: Report, ep: int) -> None:
+    for told, steps in _episodes(folder, lambda header: header["ep"] == ep):
+        lines = {told.place(t) for t in range(-1, len(told.lines))}
+        findings = [f for f in report.findings if (f.file, f.line) in lines]
+        teacher = _teacher(derivers, told.header["record"])
+        Console().print(episode_view(told.header, steps, findings, teacher))
+        return
+    raise AuditError(f"{folder.path}: has no episode {ep}, expected one of its {report.episodes}")
+
+
+def _write_page(
+    folder: RunFolder, derivers: Derivers, report: Report, out: Path, ep: int | None
+) -> None:
+    """Write as many whole episodes as the page takes, from the first on."""
+    chosen, room = [], MAX_STEPS
+    catalogs: dict[str, Any] = {}
+    for told, steps in _episodes(folder, lambda header: ep is None or header["ep"] == ep):
+        room -= len(steps)
+        if room < 0:
+            break
+        deriver = derivers.of(told.header["catalog"])
+        gains = None
+        if isinstance(deriver, Deriver) and len(steps) == len(told.lines):
+            gains = deriver.gain_by_cap(Logged(told.header, told.lines))
+        teacher = _teacher(derivers, told.header["record"])
+        chosen.append(page_episode(told.header, steps, told.place(0), teacher, gains))
+        if deriver:
+            entries = catalogs.setdefault(told.header["catalog"], {})
+            entries.update(_entries(folder, told.header["catalog"], {s["seg"] for s in steps}))
+    settings = asdict(derivers.world.settings)
+    jsontext.write_whole(out, page(report, chosen, catalogs, settings).encode("utf-8"))
+    print(f"{out}: {len(chosen)} of {report.episodes} episodes; open it in a browser")
+
+
+@cache
+def _catalog_entries(file: Path) -> dict[str, Any]:
+    return {entry["term"]: entry for entry in json.loads(file.read_bytes())["entries"]}
+
+
+def _entries(folder: RunFolder, sha: str, terms: set[str]) -> dict[str, Any]:
+    known = _catalog_entries(folder.path / "catalogs" / f"{sha}.json")
+    return {term: known[term] for term in terms if term in known}
+
+
+# ---- proofs and signatures
+
+
+def _proof(folder: RunFolder, line: str | None, since: int | None) -> dict[str, Any]:
+    if line is None:
+        return prove_growth(folder, since or 0)
+    file, colon, number = line.rpartition(":")
+    if not colon or not number.isdecimal():
+        raise AuditError(f"--prove {line}: expected FILE:LINE, such as steps-00000.jsonl:413")
+    return prove_line(folder, file.rpartition("/")[2], int(number))
+
+
+def _check_proof(file: Path, root: str | None) -> int:
+    proof, fails = check_proof(file)
+    if not fails and root and not (len(root) >= 8 and proof["root"].startswith(root)):
+        fails = f"its root is {proof['root'][:8]}, the one kept elsewhere is {root[:8]}"
+    if fails:
+        print(f"{file}: does NOT hold: {fails}")
+        return 1
+    if proof["proves"] == "line":
+        print(proof["segment"][proof["at"]], end="")
+        print(f"{file}: {proof['file']}:{proof['line']} was sealed, in a log of", end=" ")
+    else:
+        print(
+            f"{file}: the first {proof['old_seals']} seals (root {proof['old_root']}) begin",
+            end=" ",
         )
-    return out
+    print(f"{proof['seals']} seals with root {proof['root']}")
+    return 0
 
 
-def _case_differences(
-    found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]
-) -> Iterator[str]:
-    if len(found) != len(expected):
-        yield f"has {len(expected)} expected steps, derived {len(found)}"
-    for ours, theirs in zip(found, expected):
-        for name, want in theirs.items():
-            got = ours.get(name)
-            if isinstance(want, float) and isinstance(got, float):
-                apart = abs(got - want) > TOLERANCE
-            else:
-                apart = got != want
-            if apart:
-                yield f"step {theirs.get('step')}: {name} is {want!r}, derived {got!r}"
+def _make_key(name: str) -> int:
+    private, public = make_key(name, os.urandom(32))
+    print(f"{private}\n{public}")
+    print("the first line is secret: keep it in a file of your own for --sign", file=sys.stderr)
+    return 0
+
+
+def _checkpoint(folder: RunFolder, report: Report) -> Checkpoint:
+    return Checkpoint(f"flexattn/{folder.path.name}", report.seals, bytes.fromhex(report.root))
+
+
+def _sign(folder: RunFolder, report: Report, key: Path) -> None:
+    note = sign(_checkpoint(folder, report), key.read_text().split()[0], str(key))
+    jsontext.write_whole(folder.path / "head.note", note.encode("utf-8"))
+    print(f"{folder.path / 'head.note'}: signed {report.seals} seals, root {report.root}")
+
+
+def _check_note(report: Report, file: Path, key: str | None) -> str | None:
+    """Why a signed head does not fit the log, None where it does."""
+    if not key:
+        raise AuditError("--note: --key is missing, expected the public key of who signed it")
+    signed = read_note(file.read_text(encoding="utf-8"), key, str(file))
+    if (signed.seals, signed.root.hex()) != (report.seals, report.root):
+        return (
+            f"{file}: signs {signed.seals} seals with root {signed.root.hex()[:8]}, the log has "
+            f"{report.seals} with root {report.root[:8]}"
+        )
+    print(f"{file}: signed by the key's owner, and the log is the one that was signed")
+    return None
 
 
 # ---- printing
 
 
-def _print(report: Report) -> None:
+def print_report(report: Report) -> None:
+    """The report for people: the first findings, one line each, and the sum of it."""
     console = Console(soft_wrap=True, highlight=False)
     for finding in report.findings[:SHOWN]:
         console.print(str(finding), markup=False, style="red" if sys.stdout.isatty() else None)

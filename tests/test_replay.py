@@ -18,7 +18,7 @@ from mutate import main as mutate  # noqa: E402
 from flexattn import replay  # noqa: E402
 from flexattn.audit.findings import CODES  # noqa: E402
 from flexattn.audit.folder import RunFolder  # noqa: E402
-from flexattn.audit.verify import Report, verify  # noqa: E402
+from flexattn.audit.verify import Check, Report, verify  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def check(sound: Path):
-    return replay.checker(RunFolder.open(sound))
+def check(sound: Path) -> Check:
+    return golden_check(sound)
+
+
+def golden_check(folder: Path) -> Check:
+    return replay.derivers_of(RunFolder.open(folder)).check_all
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def test_a_broken_log_is_named_with_its_first_wrong_line(log: Log, way: Break, c
 def test_a_broken_generation_is_named_with_its_first_wrong_line(way: Break, tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "sound-generation", tmp_path / "run")
     log = Log(tmp_path / "run")
-    report, line = broken(log, way, replay.checker(RunFolder.open(log.folder)))
+    report, line = broken(log, way, golden_check(log.folder))
     first = report.findings[0]
     assert (first.code, first.field, first.line) == (way.code, way.field, line), str(first)
 
@@ -226,3 +230,62 @@ def test_the_schema_of_a_line_is_printed(capsys: pytest.CaptureFixture[str]) -> 
     titles = [line["title"] for line in schema["oneOf"]]
     assert "step of a training" in titles
     assert "event seal" in titles
+
+
+def test_one_episode_is_shown_with_its_hits_and_its_ledger(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert replay.main([str(GOLDEN / "sound"), "--episode", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "question 什么是白茶？" in said
+    assert "teacher  白茶是一种轻微发酵的茶叶" in said
+    assert "轻微发酵  tiny.json#26" in said
+    assert "ledger" in said
+    assert "no finding in this episode" in said
+    assert replay.main([str(GOLDEN / "sound"), "--episode", "99"]) == 2
+    assert "has no episode 99" in capsys.readouterr().err
+
+
+def test_a_generation_is_shown_without_a_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([str(GOLDEN / "sound-generation"), "--episode", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "record - (no teacher)" in said
+    assert "ledger" not in said
+
+
+def test_a_line_is_proved_and_the_proof_checked_without_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(GOLDEN / "sound")
+    assert replay.main([run, "--prove", "steps-00000.jsonl:9"]) == 0
+    file = tmp_path / "proof.json"
+    file.write_text(capsys.readouterr().out, encoding="utf-8")
+    root = json.loads((GOLDEN / "sound" / "head.json").read_bytes())["root"]
+    assert replay.main(["--check-proof", str(file), "--root", root]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith('{"step":6,')
+    assert "steps-00000.jsonl:9 was sealed" in said
+    assert replay.main(["--check-proof", str(file), "--root", "0" * 64]) == 1
+    assert "does NOT hold" in capsys.readouterr().out
+    assert replay.main([run, "--prove-since", "2"]) == 0
+    file.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert replay.main(["--check-proof", str(file)]) == 0
+    assert replay.main([run, "--prove", "9"]) == 2
+
+
+def test_a_head_is_signed_and_the_signature_checked(
+    log: Log, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography")
+    assert replay.main(["--make-key", "auditor.example"]) == 0
+    private, public = capsys.readouterr().out.split()
+    (tmp_path / "key").write_text(private)
+    assert replay.main([str(log.folder), "--sign", str(tmp_path / "key")]) == 0
+    note = str(log.folder / "head.note")
+    assert replay.main([str(log.folder), "--note", note, "--key", public]) == 0
+    assert "signed by the key's owner" in capsys.readouterr().out
+    log.edit(1, lambda x: {**x, "actor": "nobody"})
+    log.reseal()
+    log.save()
+    assert replay.main([str(log.folder), "--note", note, "--key", public]) == 1
+    assert replay.main([str(log.folder), "--note", note]) == 2

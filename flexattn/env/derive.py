@@ -15,7 +15,7 @@ import numpy.typing as npt
 import orjson
 
 from flexattn.audit.lines import StepLines
-from flexattn.audit.schema import StepColumns, defect
+from flexattn.audit.schema import StepColumns, defect, rounded
 from flexattn.env.core import Core
 from flexattn.env.freehand import Freehand, generated_columns
 from flexattn.env.records import FLOATS, INTEGERS, columns
@@ -101,6 +101,23 @@ class Deriver:
         whole, _ = self._run([self._records[header["record"]]], [made])
         whole |= {"ep": [header["ep"]] * len(made.char), "env": [header["env"]] * len(made.char)}
         return whole
+
+    def gain_by_cap(self, episode: Logged) -> list[list[float]]:
+        """What each step of a sound episode would have been credited under each cap, reward."""
+        decisions = self._decisions(episode, 0)
+        core = Core(self.world, 1, gain_by_cap=True)
+        core.reset([0], [self._records[episode.header["record"]]])
+        gains: list[list[float]] = []
+        for t in range(len(decisions.char)):
+            steps = core.step(
+                decisions.history[t : t + 1],
+                decisions.cap[t : t + 1],
+                decisions.char[t : t + 1],
+                decisions.written[t : t + 1],
+                enforce=False,
+            )
+            gains.append(rounded(steps.gain_by_cap[0]).tolist())
+        return gains
 
     def _batch(self, episodes: Sequence[Logged], first: int) -> list[Difference]:
         found: dict[int, Difference] = {}

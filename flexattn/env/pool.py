@@ -1,0 +1,95 @@
+"""A whole run derived in batches: a deriver for each catalog version, several processes.
+
+Processes are forked, so that the tables are shared and nothing but lines and differences travels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+from flexattn.audit.story import Told
+from flexattn.env.derive import Deriver, Difference, GenerationDeriver, Logged
+from flexattn.env.world import World
+from flexattn.errors import FlexAttnError
+from flexattn.lexicon.entries import Catalog
+
+_FORKED: list[Derivers] = []
+
+
+class Derivers:
+    """A deriver for each catalog version of a run, made when first needed."""
+
+    def __init__(
+        self, world: World, catalog_of: Callable[[str], Catalog], generation: bool = False
+    ) -> None:
+        """Begin with the catalog that the run began with.
+
+        Args:
+          world: the run's tables under it.
+          catalog_of: SHA-256 -> that catalog version; raises FlexAttnError where there is none.
+          generation: whether the run is of kind `generate`.
+        """
+        self.world = world
+        self._catalog_of = catalog_of
+        self._make = GenerationDeriver if generation else Deriver
+        self._derivers: dict[str, Deriver | GenerationDeriver] = {}
+
+    def of(self, sha: str) -> Deriver | GenerationDeriver | None:
+        """The deriver under a catalog version, None where the run does not have it."""
+        if sha not in self._derivers:
+            world = self.world
+            if sha != world.catalog_sha256:
+                try:
+                    world = world.with_catalog(self._catalog_of(sha))
+                except FlexAttnError:
+                    return None
+            self._derivers[sha] = self._make(world)
+        return self._derivers[sha]
+
+    def check(self, batch: Sequence[Logged]) -> list[Difference]:
+        """The first difference of each episode that has one.
+
+        Episodes of an unknown catalog are passed over: the story says `catalog-unknown`.
+        """
+        found: list[Difference] = []
+        by_catalog: dict[str, list[int]] = {}
+        for n, episode in enumerate(batch):
+            by_catalog.setdefault(episode.header["catalog"], []).append(n)
+        for sha, places in by_catalog.items():
+            deriver = self.of(sha)
+            if deriver is not None:
+                differences = deriver.check([batch[n] for n in places])
+                found += [replace(d, episode=places[d.episode]) for d in differences]
+        return found
+
+    def check_all(self, batches: Iterator[list[Told]]) -> Iterator[list[Difference]]:
+        """`check` for one batch after the other."""
+        for batch in batches:
+            yield self.check(logged(batch))
+
+    def check_pooled(
+        self, batches: Iterator[list[Told]], workers: int
+    ) -> Iterator[list[Difference]]:
+        """The same in several processes; answers in the batches' order, few batches waiting."""
+        _FORKED[:] = [self]
+        running: deque[Future[list[Difference]]] = deque()
+        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+            for batch in batches:
+                running.append(pool.submit(_check_forked, logged(batch)))
+                while len(running) > 2 * workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+
+
+def logged(batch: Sequence[Told]) -> list[Logged]:
+    """What a deriver needs of episodes."""
+    return [Logged(told.header, told.lines, told.whole) for told in batch]
+
+
+def _check_forked(batch: Sequence[Logged]) -> list[Difference]:
+    return _FORKED[0].check(batch)
