@@ -36,6 +36,9 @@ _CODE = np.uint64(0xFFFF)
 _ENDS = np.uint64(1 << 16)
 _COUNT_SHIFT, _FIRST_SHIFT = np.uint64(17), np.uint64(33)
 _ONE_CHILD = np.uint64(1 << 17)
+_MIX, _TOP = np.uint64(0x9E3779B97F4A7C15), np.uint64(40)
+_SIX, _SIXTEEN, _63 = np.uint64(6), np.uint64(16), np.uint64(63)
+_0, _1 = np.uint64(0), np.uint64(1)
 
 
 class Trie(NamedTuple):
@@ -48,6 +51,8 @@ class Trie(NamedTuple):
       rank: [(B + 1) * stride] uint32, set bits before each word.
       node: [nodes] uint64, see the module's docstring.
       term: [nodes] int32, index of the term that ends here, -1 for none.
+      edges: [power of 2] uint64, hashed bits of (parent, code) for all deeper children; most walks
+        end at a bit that isn't set, before any child is compared.
       stride: words of one bitmap row.
       longest: characters of the longest term.
     """
@@ -58,6 +63,7 @@ class Trie(NamedTuple):
     rank: npt.NDArray[np.uint32]
     node: npt.NDArray[np.uint64]
     term: Ids
+    edges: npt.NDArray[np.uint64]
     stride: int
     longest: int
 
@@ -107,10 +113,13 @@ def _build(terms: Sequence[str], backwards: bool) -> Trie:
     node[: len(used) + 1] = np.arange(len(used) + 1, dtype=np.uint64)
     stride = (len(used) + 64) // 64
     bitmap = np.zeros((len(used) + 1) * stride, np.uint64)
-    _grow(codes, offsets, order, shared, backwards, first[:-1].copy(), stride, node, term, bitmap)
+    edges = np.zeros(1 << max(4, int(first[-1]).bit_length() - 3), np.uint64)  # 8 to 16 bits each
+    _grow(
+        codes, offsets, order, shared, backwards, first[:-1].copy(), stride, node, term, bitmap, edges
+    )  # fmt: skip
     ones = np.bitwise_count(bitmap).astype(np.uint32)
     rank = np.cumsum(ones, dtype=np.uint32) - ones
-    return Trie(code_of, point_of, bitmap, rank, node, term, stride, longest)
+    return Trie(code_of, point_of, bitmap, rank, node, term, edges, stride, longest)
 
 
 @njit(nogil=True, cache=True)
@@ -149,7 +158,7 @@ def _shared_prefixes(
 @njit(nogil=True, cache=True)
 def _grow(
     codes: Any, offsets: Any, order: Any, shared: Any, backwards: Any, following: Any, stride: Any,
-    node: Any, term: Any, bitmap: Any,
+    node: Any, term: Any, bitmap: Any, edges: Any,
 ) -> None:  # fmt: skip
     """Number the nodes; `following[d]` is the next free number of depth d."""
     path = np.zeros(following.shape[0] + 1, np.int64)
@@ -169,11 +178,20 @@ def _grow(
             node[parent] += _ONE_CHILD
             if depth == 2:
                 bitmap[parent * stride + (code >> 6)] |= np.uint64(1) << np.uint64(code & 63)
+            else:
+                bit = _edge(parent, code)
+                edges[np.int64(bit >> _SIX) & (edges.shape[0] - 1)] |= _1 << (bit & _63)
             path[depth] = number
         last = path[stop - start]
         if term[last] < 0:
             term[last] = order[n]
             node[last] |= _ENDS
+
+
+@compiled()
+def _edge(parent: Any, code: Any) -> Any:
+    """Hashed bit of an edge; its low 6 bits choose in a word, those above the word."""
+    return ((np.uint64(parent) << _SIXTEEN | np.uint64(code)) * _MIX) >> _TOP
 
 
 @compiled()
@@ -200,37 +218,60 @@ def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> 
     total = points.shape[0]
     codes = np.zeros(BLOCK + 64, np.uint16)
     places = np.zeros(BLOCK, np.int32)
+    nodes = np.zeros(BLOCK, np.int64)
     first_pair = np.int64(trie.point_of.shape[0])
+    slots = np.int64(trie.edges.shape[0] - 1)
+    pairs_hit = np.int64((lengths >> np.uint64(2)) & _1)
     for block in range(0, total, BLOCK):
         size = min(np.int64(BLOCK), total - block)
         seen = min(size + 64, total - block)
         for i in range(seen):
             codes[i] = trie.code_of[points[block + i]]
-        # which places start with a bigram that starts a term
+        for i in range(seen, BLOCK + 64):
+            codes[i] = 0  # stands in no term, so no walk leaves the text
+        # Each pass below is short and without guesses, so that its loads run side by side.
+        # Places whose bigram starts a term.
         found = np.int64(0)
-        for i in range(min(size, seen - 1)):
+        for i in range(size):
             b = np.int64(codes[i + 1])
             word = trie.bitmap[np.int64(codes[i]) * trie.stride + (b >> 6)]
             places[found] = i
-            found += np.int64((word >> np.uint64(b & 63)) & np.uint64(1))
+            found += np.int64((word >> np.uint64(b & 63)) & _1)
+        # Their nodes.
         for n in range(found):
             j = np.int64(places[n])
             b = np.int64(codes[j + 1])
             at = np.int64(codes[j]) * trie.stride + (b >> 6)
-            below = trie.bitmap[at] & ((np.uint64(1) << np.uint64(b & 63)) - np.uint64(1))
-            here = first_pair + np.int64(trie.rank[at]) + np.int64(popcount(below))
+            below = trie.bitmap[at] & ((_1 << np.uint64(b & 63)) - _1)
+            nodes[n] = first_pair + np.int64(trie.rank[at]) + np.int64(popcount(below))
+        # Terms of two characters; who may go on with a third stays.
+        left = np.int64(0)
+        for n in range(found):
+            j = np.int64(places[n])
+            here = nodes[n]
+            if trie.node[here] & _ENDS and pairs_hit:
+                hits[block + j] = trie.term[here]
+            bit = _edge(here, codes[j + 2])
+            places[left] = j
+            nodes[left] = here
+            left += np.int64((trie.edges[np.int64(bit >> _SIX) & slots] >> (bit & _63)) & _1)
+        if cap < 3:
+            continue
+        for n in range(left):
+            j = np.int64(places[n])
             best = np.int64(-1)
             depth = np.int64(2)
-            stop = min(cap, seen - j)
-            while True:
-                if trie.node[here] & _ENDS and (lengths >> np.uint64(depth)) & np.uint64(1):
+            here = _child(trie.node, nodes[n], codes[j + 2])
+            while here >= 0:
+                depth += 1
+                if trie.node[here] & _ENDS and (lengths >> np.uint64(depth)) & _1:
                     best = here
-                if depth >= stop:
+                if depth >= cap:
+                    break
+                bit = _edge(here, codes[j + depth])
+                if (trie.edges[np.int64(bit >> _SIX) & slots] >> (bit & _63)) & _1 == _0:
                     break
                 here = _child(trie.node, here, codes[j + depth])
-                if here < 0:
-                    break
-                depth += 1
             if best >= 0:
                 hits[block + j] = trie.term[best]
 
