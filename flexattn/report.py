@@ -17,7 +17,7 @@ from flexattn.evaluation import acceptance, arms, page
 from flexattn.evaluation.arms import Run
 from flexattn.evaluation.compare import DRAWS
 from flexattn.evaluation.metrics import Terms
-from flexattn.evaluation.optimum import Rules, optimum_of
+from flexattn.evaluation.optimum import Rules, fixed_pairs, optimum_of
 from flexattn.evaluation.page import Optimum, Report, number
 from flexattn.evaluation.rows import REGIMES, summary
 from flexattn.lexicon.entries import Catalog, parse_catalog
@@ -114,7 +114,8 @@ def show(report: Report) -> None:
         found, best = summary(arm.final_rows("greedy")), report.optimum[arm.name]
         print(
             f"{arm.name}: net_lexical {number(found['net_lexical'])} of at best "
-            f"{number(best.net_lexical)}, lp_selectivity {number(found['lp_selectivity'])} of "
+            f"{number(best.net_lexical)} (best fixed pair {number(best.fixed)}: "
+            f"{best.fixed_name}), lp_selectivity {number(found['lp_selectivity'])} of "
             f"{number(best.lp_selectivity)}"
         )
     print(f"verdict: {report.acceptance.verdict}")
@@ -141,6 +142,8 @@ def as_dict(report: Report) -> dict[str, object]:
                 "optimum": {
                     "net_lexical": report.optimum[arm.name].net_lexical,
                     "lp_selectivity": report.optimum[arm.name].lp_selectivity,
+                    "fixed_net_lexical": report.optimum[arm.name].fixed,
+                    "fixed_pair": report.optimum[arm.name].fixed_pair,
                 },
                 "regimes": {regime: summary(arm.final_rows(regime)) for regime in REGIMES},
             }
@@ -164,7 +167,10 @@ def _optimum(run: Run) -> Optimum:
     corpus = parse_corpus(run.folder.corpus_bytes(), f"{run.name}/corpus.jsonl")
     answers = [record.answer for record in corpus.train]
     known = dict(zip((entry.term for entry in catalog.entries), weights.tolist(), strict=True))
-    return Optimum(*optimum_of(answers, Rules.of(known, answers, run.config)))
+    rules = Rules.of(known, answers, run.config)
+    pairs = fixed_pairs(answers, rules)
+    pair = max(pairs, key=lambda pair: pairs[pair], default=None)
+    return Optimum(*optimum_of(answers, rules), pairs[pair] if pair else None, pair)
 
 
 def _catalog(run: Run) -> Catalog:

@@ -97,12 +97,9 @@ def test_a_documented_command_runs(
     words = shlex.split(line)[2:]
     if words[0] == "flexattn.train":
         words = tiny(words)
-    if words[0] == "flexattn.report":
-        for name in ("base-1", "flex-1"):
-            shutil.copytree(place / "logs" / "smoke", place / "logs" / name, dirs_exist_ok=True)
     code = run(words)
     said = capsys.readouterr()
-    # one run beside its own copy decides nothing; a report says so by its exit code
+    # two runs of five steps are no reason to accept; a report says so by its exit code
     assert code in ((1, 3) if words[0] == "flexattn.report" else (0,)), said.err
     assert said.out.strip()
 

@@ -106,11 +106,34 @@ def copied(answer: str, caps: Sequence[int], history_chars: int, rules: Rules) -
       history_chars: Lh of every step, characters.
       rules: what is credited.
     """
-    offers = rules.offers(answer)
+    return _copied(rules.offers(answer), caps, history_chars, rules)
+
+
+def fixed_pairs(answers: Iterable[str], rules: Rules) -> dict[tuple[int, int], float]:
+    """Mean net_lexical of copying with every fixed pair (Lh, Lp), reward; empty without answers."""
+    offered = [rules.offers(answer) for answer in answers]
+    narrow = min(rules.env.history_chars)
+    found = {}
+    for cap in rules.caps:
+        made = [_copied(offers, [cap] * (len(offers) + 1), narrow, rules) for offers in offered]
+        steps = sum(len(offers) + 1 for offers in offered)
+        for history in rules.env.history_chars if made else ():
+            # Lh changes nothing while copying but its cost
+            more = rules.cost(history, cap) - rules.cost(narrow, cap)
+            found[history, cap] = (math.fsum(made) - more * steps) / len(made)
+    return found
+
+
+def _copied(
+    offers: Sequence[Mapping[int, tuple[str, float]]],
+    caps: Sequence[int],
+    history_chars: int,
+    rules: Rules,
+) -> float:
     covered, credits, total = 0, dict[str, int](), 0.0
     for t, cap in enumerate(caps):
         total -= rules.cost(history_chars, cap)
-        hit = offers[t].get(cap) if t < len(answer) else None
+        hit = offers[t].get(cap) if t < len(offers) else None
         if hit is None or _blocked(covered - t, hit[0], rules):
             continue
         term, delta = hit

@@ -57,10 +57,17 @@ figcaption{font-weight:600}svg{width:100%;height:auto}svg text{font-size:11px;fi
 
 @dataclass(frozen=True)
 class Optimum:
-    """What perfect copying allows at best, over the train answers."""
+    """What perfect copying allows at best, over the train answers; and the best fixed pair's."""
 
-    net_lexical: float | None
-    lp_selectivity: float | None
+    net_lexical: float | None = None
+    lp_selectivity: float | None = None
+    fixed: float | None = None
+    fixed_pair: tuple[int, int] | None = None
+
+    @property
+    def fixed_name(self) -> str:
+        """The pair in words."""
+        return "-" if self.fixed_pair is None else "Lh {}, Lp {}".format(*self.fixed_pair)
 
 
 @dataclass(frozen=True)
@@ -143,18 +150,20 @@ def _beside_optimum(report: Report) -> str:
     rows = []
     for arm in report.arms:
         found = summary(arm.final_rows("greedy"))
-        best = report.optimum.get(arm.name, Optimum(None, None))
+        best = report.optimum.get(arm.name, Optimum())
         rows.append([
             escape(arm.name), number(found["net_lexical"]), number(best.net_lexical),
-            number(found["lp_selectivity"]), number(best.lp_selectivity),
-            _share(found["lp_selectivity"], best.lp_selectivity),
+            number(best.fixed), best.fixed_name, number(found["lp_selectivity"]),
+            number(best.lp_selectivity), _share(found["lp_selectivity"], best.lp_selectivity),
         ])  # fmt: skip
     heads = (
-        "arm, greedy", "net_lexical", "optimum", "lp_selectivity", "optimum", "share of it",
+        "arm, greedy", "net_lexical", "optimum", "best fixed pair", "", "lp_selectivity", "optimum",
+        "share of it",
     )  # fmt: skip
     return _table(heads, rows) + (
-        "<p>The optimum is over all choices of Lp while the reference is copied, each under its "
-        "arm's own configuration; a student that writes less pays less.</p>"
+        "<p>The optimum is over all choices of Lp while the reference is copied, the fixed pair "
+        "over those that stay the same throughout, each under its arm's own configuration; "
+        "a student that writes less pays less.</p>"
     )
 
 

@@ -120,6 +120,30 @@ def test_rouge_l_is_the_f1_of_the_lcs_without_white_space() -> None:
     assert metrics.rouge_l("甲", " ") is None
 
 
+@pytest.mark.parametrize(
+    ("output", "reference", "f1"),
+    [
+        (
+            "奥司他韦是一种神经氨酸酶抑制剂。",
+            "磷酸奥司他韦是一种作用于神经氨酸酶的特异性抑制剂。",
+            0.7804878048780487,
+        ),
+        (
+            "流感病毒引起的急性呼吸道传染病",
+            "流行性感冒是流感病毒引起的急性呼吸道传染病。",
+            0.8108108108108109,
+        ),
+        ("用于治疗高血压 和心绞痛", "主要用于高血压、心绞痛的治疗。", 0.6153846153846153),
+        ("甲乙丙", "丁戊己", 0.0),
+    ],
+)
+def test_rouge_l_has_the_values_of_rouge_score_over_characters(
+    output: str, reference: str, f1: float
+) -> None:
+    # rouge-score 0.1.2 with a tokenizer of single characters; its default gives 0 for all of these
+    assert metrics.rouge_l(output, reference) == pytest.approx(f1, abs=1e-12)
+
+
 def test_net_lexical_is_credit_minus_cost() -> None:
     assert metrics.net_lexical([0.1, 0.0, 0.2], [0.05, 0.05, 0.05]) == pytest.approx(0.15)
 

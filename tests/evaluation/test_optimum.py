@@ -97,3 +97,15 @@ def test_many_repeats_of_many_terms_stay_exact_and_finish() -> None:
     found = optimum.best(answer, known)
     fixed = optimum.copied(answer, [2] * (len(answer) + 1), 2, known)
     assert found.net_lexical >= fixed - 1e-12
+
+
+def test_no_fixed_pair_is_better_than_the_optimum_and_each_is_what_copying_gives() -> None:
+    known = rules(WEIGHTS, [ANSWER, *OTHERS])
+    pairs = optimum.fixed_pairs([ANSWER, *OTHERS], known)
+    best, _ = optimum.optimum_of([ANSWER, *OTHERS], known)
+    assert len(pairs) == 16
+    assert best is not None
+    assert max(pairs.values()) < best
+    each = [optimum.copied(y, [5] * (len(y) + 1), 4, known) for y in (ANSWER, *OTHERS)]
+    assert pairs[4, 5] == pytest.approx(sum(each) / 3)
+    assert optimum.fixed_pairs([], known) == {}
