@@ -113,18 +113,18 @@ def parse_corpus(data: bytes, where: str) -> Corpus:
         record = parse_record(jsontext.parse(line, where, CorpusError, number), f"{where}:{number}")
         if ids.setdefault(record.id, number) != number:
             raise CorpusError(
-                f"{where}:{number}: id {jsontext.clip(record.id)} stands already on line "
-                f"{ids[record.id]}, expected every id once"
+                f"{where}:{number}: id {jsontext.clip(record.id)} is a duplicate, it stands "
+                f"already on line {ids[record.id]}; expected every id once"
             )
         definition = (record.term, record.answer)
         if definitions.setdefault(definition, number) != number:
             raise CorpusError(
-                f"{where}:{number}: term {jsontext.clip(record.term)} has the same answer on line "
-                f"{definitions[definition]}; keep one"
+                f"{where}:{number}: term {jsontext.clip(record.term)} is a duplicate, it has the "
+                f"same answer on line {definitions[definition]}; keep one"
             )
         records.append(record)
     if not records:
-        raise CorpusError(f"{where}: holds no record, expected one JSON object a line")
+        raise CorpusError(f"{where}: is empty, it holds no record; expected one JSON object a line")
     return Corpus(tuple(records), where, hashlib.sha256(data).hexdigest())
 
 

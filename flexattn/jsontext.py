@@ -71,6 +71,7 @@ def parse(data: bytes, where: str, error: type[FlexAttnError], first_line: int =
 
     Raises: `error` where the text is no UTF-8, no JSON, too deep, or repeats a key in one object.
     """
+    data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:

@@ -53,20 +53,22 @@ def test_a_bad_record_is_refused_with_its_line_and_reason(record: object, messag
 
 
 def test_an_id_may_stand_once() -> None:
-    with pytest.raises(CorpusError, match="c:2: id r1 stands already on line 1"):
+    with pytest.raises(CorpusError, match="c:2: id r1 is a duplicate, it stands already on line 1"):
         parse_corpus(lines(GOOD, {**GOOD, "answer": "另一种。"}), "c")
 
 
 def test_a_term_may_be_defined_twice_but_not_in_the_same_words() -> None:
     again = {**GOOD, "id": "r2"}
     assert len(parse_corpus(lines(GOOD, {**again, "answer": "抗病毒药。"}), "c").records) == 2
-    with pytest.raises(CorpusError, match="c:2: term 奥司他韦 has the same answer on line 1"):
+    with pytest.raises(
+        CorpusError, match="c:2: term 奥司他韦 is a duplicate, it has the same answer on"
+    ):
         parse_corpus(lines(GOOD, again), "c")
 
 
 @pytest.mark.parametrize("data", [b"", b"\n \n", b"\xef\xbb\xbf"], ids=["none", "blank", "mark"])
 def test_an_empty_corpus_is_refused(data: bytes) -> None:
-    with pytest.raises(CorpusError, match="c: holds no record"):
+    with pytest.raises(CorpusError, match="c: is empty, it holds no record"):
         parse_corpus(data, "c")
 
 

@@ -104,7 +104,10 @@ def _entries_defects(
         identity, term = raw.get("id"), raw.get("term")
         if _is_count(identity):
             if identity in ids:
-                yield f"{where}: id {identity} stands already at position {ids[identity]}"
+                yield (
+                    f"{where}: id {identity} is a duplicate, it stands already at position "
+                    f"{ids[identity]}; expected each id once"
+                )
             ids.setdefault(identity, position)
         if "term" in raw:
             defect = term_defect(term)
@@ -116,7 +119,10 @@ def _entries_defects(
                     f"add {len(term)} to lengths"
                 )
             if isinstance(term, str) and terms.setdefault(term, position) != position:
-                yield f"{where} stands already at position {terms[term]}, expected each term once"
+                yield (
+                    f"{where} is a duplicate, it stands already at position {terms[term]}; "
+                    f"expected each term once"
+                )
 
 
 def _all_sound(entries: list[Any], lengths: set[int] | None, documents: int | None) -> bool:
@@ -188,7 +194,7 @@ def _banned_defects(banned: list[Any]) -> Iterator[str]:
         elif all(is_mark(char) for char in text):
             yield f"{where} holds marks alone, expected a letter, a digit or a CJK character"
         elif text in seen:
-            yield f"{where} stands twice; keep one"
+            yield f"{where} is a duplicate, it stands twice; keep one"
         else:
             seen.add(text)
 

@@ -85,13 +85,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a kind that is null": (catalog(entries=entry(kind=None)), "kind is None, expected a text"),
     "one id twice": (
         catalog(entries=entry() + entry(term="真菌")),
-        "entry 3, term '真菌': id 3 stands already at position 0",
+        "entry 3, term '真菌': id 3 is a duplicate, it stands already at position 0",
     ),
     "one term twice": (
         catalog(entries=entry() + entry(id=4)),
-        "entry 4, term '病毒' stands already at position 0, expected each term once",
+        "entry 4, term '病毒' is a duplicate, it stands already at position 0; expected each term",
     ),
-    "a banned text twice": (catalog(banned=["甲", "甲"]), "banned 1, '甲' stands twice"),
+    "a banned text twice": (catalog(banned=["甲", "甲"]), "banned 1, '甲' is a duplicate"),
     "banned marks": (catalog(banned=["，。"]), "banned 0, '，。' holds marks alone"),
     "an empty banned text": (catalog(banned=[""]), "has 0 characters, expected 1 to 64"),
     "a banned number": (catalog(banned=[5]), "banned 0, '5' is no text"),
@@ -141,7 +141,7 @@ def test_identity_is_the_hash_of_the_canonical_json() -> None:
 def test_white_space_and_order_of_keys_change_no_identity(tmp_path: Path) -> None:
     shuffled = dict(reversed(catalog().items()))
     path = tmp_path / "trial.json"
-    path.write_text(json.dumps(shuffled, indent=3, ensure_ascii=True), encoding="utf-8")
+    path.write_text(json.dumps(shuffled, indent=3, ensure_ascii=True), encoding="utf-8-sig")
     assert load_catalog(path).sha256 == parse_catalog(catalog(), "t").sha256
 
 

@@ -194,6 +194,32 @@ def test_a_million_terms_are_built_beside_64_environments(
     assert during <= 2 * before
 
 
+def test_a_ban_that_acts_at_once_holds_in_answers_begun_before_it(
+    world: World, tmp_path: Path
+) -> None:
+    store = CatalogStore(tmp_path / "kept", world.with_catalog, ban_immediately=True)
+    store.adopt(load_catalog(ROOT / "catalogs/medical.json"))
+    walk = Walk(store)
+    for _ in range(10):
+        walk.step()
+    obj = medical()
+    obj["banned"] += ["抑制", "治疗", "患者", "感染"]
+    path = tmp_path / "stricter.json"
+    path.write_bytes(orjson.dumps(obj))
+    store.swap(path)
+    assert len(store.bans) == 4
+    walk.begin(np.arange(ENVS))  # what a caller does that sees the bans grow
+    chars = {number: char for char, number in world.vocabulary.ids.items()}
+    texts = [""] * ENVS
+    for _ in range(150):
+        walk.step()
+        steps = walk.core.steps
+        for i in range(ENVS):
+            over = steps.terminated[i] or steps.truncated[i]
+            texts[i] += "\n" if over else chars.get(int(steps.char[i]), "")
+    assert count_banned(texts, ["抑制", "治疗", "患者", "感染"]) == 0
+
+
 def emitted_under_bans(world: World, steps: int, envs: int) -> tuple[list[str], list[str]]:
     """What a random policy writes under 1,000 bans that it would often break, and the bans."""
     rng = np.random.default_rng(11)
