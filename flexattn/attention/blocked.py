@@ -16,15 +16,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
-__all__ = ["BLOCK", "blocked"]
+__all__ = ["BLOCK", "blocked", "precision"]
 
 BLOCK = 128  # keys in a block of the pattern
 _STRETCHES = 32  # parts that the queries of a sink are cut into
 _BLOCK = tl.constexpr(BLOCK)
 LOG2E = tl.constexpr(1.4426950408889634)
+_TOO_MUCH = tl.constexpr(2.0**64)
 _STEADY = ["T", "bound", "chunk"]
 
 
@@ -39,67 +41,30 @@ def _window(window, at, mask, o_m, bound, TENSOR: tl.constexpr):  # type: ignore
 
 
 @triton.jit
-def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
-    q, k, v, window, sinks, locals_, slopes, o, lse,
-    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
-    scale, T, bound,
-    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
-    PRECISION: tl.constexpr,
+def _load(x, base, start, o_n, o_d, step, T, m_d, EDGE: tl.constexpr, TMA: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows start .. start + BN of a text, [BN, BD]; zeros past its end where EDGE."""
+    if TMA:
+        rows = x.load([base, start, 0]).reshape(o_n.shape[0], o_d.shape[0])
+    else:
+        at = (start + o_n).to(tl.int64)
+        mask = (at < T)[:, None] & m_d[None, :] if EDGE else m_d[None, :]
+        rows = tl.load(x + at[:, None] * step + o_d[None, :], mask=mask, other=0.0)
+    return rows
+
+
+@triton.jit
+def _edge(  # type: ignore[no-untyped-def]
+    b_q, k, v, base, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
+    BANDED: tl.constexpr, ALIBI: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # heads side by side: those that share keys run together; long rows first
-    i_h = tl.program_id(0) % H
-    i_m = tl.num_programs(0) // H - 1 - tl.program_id(0) // H
-    i_b = tl.program_id(1).to(tl.int64)
-    start_m = i_m * BM
-    o_m = start_m + tl.arange(0, BM)
-    o_n = tl.arange(0, BN)
-    o_d = tl.arange(0, BD)
-    m_m = o_m < T
-    m_d = o_d < D
-    q += i_b * sqb + i_h * sqh
-    k += i_b * skb + (i_h // G) * skh
-    v += i_b * svb + (i_h // G) * svh
-    b_q = tl.load(
-        q + o_m.to(tl.int64)[:, None] * sqt + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0
-    )  # [BM, BD]
-    factor = scale * LOG2E
-    slope = 0.0
-    if ALIBI:
-        slope = tl.load(slopes + i_h).to(tl.float32) * LOG2E
+    """Keys of which some queries see only a part: the query's own block, or a whole band."""
+    BM: tl.constexpr = o_m.shape[0]
+    BN: tl.constexpr = o_n.shape[0]
     top = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
-    b_o = tl.zeros([BM, BD], tl.float32)
-    if BANDED:
-        reach = _window(window, i_b * swb + i_h * swh + o_m * swt, m_m, o_m, bound, TENSOR)
-        masked_from = tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
-    else:
-        block = start_m // _BLOCK
-        local_from = tl.maximum(block - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
-        n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
-        masked_from = start_m // BN * BN
-        n_whole = n_sink + (masked_from - local_from) // BN
-        for n in range(n_whole):
-            start = tl.where(n < n_sink, n * BN, local_from + (n - n_sink) * BN)
-            at = (start + o_n).to(tl.int64)
-            b_k = tl.load(k + at[:, None] * skt + o_d[None, :], mask=m_d[None, :], other=0.0)
-            s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BM, BN]
-            if ALIBI:
-                s = s * factor - slope * (o_m[:, None] - (start + o_n)[None, :])
-                higher = tl.maximum(top, tl.max(s, 1))
-                p = tl.exp2(s - higher[:, None])
-            else:
-                higher = tl.maximum(top, tl.max(s, 1) * factor)
-                p = tl.exp2(s * factor - higher[:, None])
-            fade = tl.exp2(top - higher)
-            total = total * fade + tl.sum(p, 1)
-            b_v = tl.load(v + at[:, None] * svt + o_d[None, :], mask=m_d[None, :], other=0.0)
-            b_o = tl.dot(p.to(b_v.dtype), b_v, b_o * fade[:, None], input_precision=PRECISION)
-            top = higher
-    for start in range(masked_from, tl.minimum(start_m + BM, T), BN):
-        at = (start + o_n).to(tl.int64)
-        m_n = (at < T)[:, None] & m_d[None, :]
-        b_k = tl.load(k + at[:, None] * skt + o_d[None, :], mask=m_n, other=0.0)
+    b_o = tl.zeros([BM, o_d.shape[0]], tl.float32)
+    for start in tl.range(begin, end, BN, num_stages=1):
+        b_k = _load(k, base, start, o_n, o_d, skt, T, m_d, True, TMA)
         s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * factor  # [BM, BN]
         dist = o_m[:, None] - (start + o_n)[None, :]
         if ALIBI:
@@ -113,16 +78,104 @@ def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
         p = tl.exp2(s - pivot[:, None])
         fade = tl.exp2(top - pivot)
         total = total * fade + tl.sum(p, 1)
-        b_v = tl.load(v + at[:, None] * svt + o_d[None, :], mask=m_n, other=0.0)
+        b_v = _load(v, base, start, o_n, o_d, svt, T, m_d, True, TMA)
         b_o = tl.dot(p.to(b_v.dtype), b_v, b_o * fade[:, None], input_precision=PRECISION)
         top = higher
+    return top, total, b_o
+
+
+@triton.jit
+def _whole(  # type: ignore[no-untyped-def]
+    top, total, b_o, b_q, k, v, base, n_sink, n_whole, local_from, o_m, o_n, o_d, m_d, skt, svt,
+    factor, slope, T,
+    LAZY: tl.constexpr, ALIBI: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Keys that every query of the tile sees: sinks, then locals."""
+    BN: tl.constexpr = o_n.shape[0]
+    for n in range(n_whole):
+        start = tl.where(n < n_sink, n * BN, local_from + (n - n_sink) * BN)
+        b_k = _load(k, base, start, o_n, o_d, skt, T, m_d, False, TMA)
+        s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BM, BN]
+        if ALIBI:
+            s = s * factor - slope * (o_m[:, None] - (start + o_n)[None, :])
+        if LAZY:
+            p = tl.exp2(s - top[:, None]) if ALIBI else tl.exp2(s * factor - top[:, None])
+            total += tl.sum(p, 1)
+        else:
+            higher = tl.maximum(top, tl.max(s, 1) if ALIBI else tl.max(s, 1) * factor)
+            p = tl.exp2(s - higher[:, None]) if ALIBI else tl.exp2(s * factor - higher[:, None])
+            fade = tl.exp2(top - higher)
+            total = total * fade + tl.sum(p, 1)
+            b_o *= fade[:, None]
+            top = higher
+        b_v = _load(v, base, start, o_n, o_d, svt, T, m_d, False, TMA)
+        b_o = tl.dot(p.to(b_v.dtype), b_v, b_o, input_precision=PRECISION)
+    return top, total, b_o
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, o, lse,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+    scale, T, bound,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
+    LAZY: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # heads side by side: those that share keys run together; long rows first
+    i_h = tl.program_id(0) % H
+    i_m = tl.num_programs(0) // H - 1 - tl.program_id(0) // H
+    i_b = tl.program_id(1).to(tl.int64)
+    start_m = i_m * BM
+    o_m = start_m + tl.arange(0, BM)
+    o_n = tl.arange(0, BN)
+    o_d = tl.arange(0, BD)
+    m_m = o_m < T
+    m_d = o_d < D
+    m_q = m_m[:, None] & m_d[None, :]
+    at_m = o_m.to(tl.int64)[:, None]
+    base = tl.program_id(1) * (H // G) + i_h // G
+    if not TMA:
+        k += i_b * skb + (i_h // G) * skh
+        v += i_b * svb + (i_h // G) * svh
+    b_q = tl.load(q + i_b * sqb + i_h * sqh + at_m * sqt + o_d[None, :], mask=m_q, other=0.0)
+    factor = scale * LOG2E
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes + i_h).to(tl.float32) * LOG2E
+    end = tl.minimum(start_m + BM, T)
+    reach = o_m
+    if BANDED:
+        reach = _window(window, i_b * swb + i_h * swh + o_m * swt, m_m, o_m, bound, TENSOR)
+        begin = tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
+    else:
+        begin = start_m // BN * BN
+    top, total, b_o = _edge(
+        b_q, k, v, base, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
+        BANDED, ALIBI, TMA, PRECISION,
+    )  # fmt: skip
+    if not BANDED:
+        local_from = tl.maximum(start_m // _BLOCK - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
+        n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
+        n_whole = n_sink + (begin - local_from) // BN
+        top, total, b_o = _whole(
+            top, total, b_o, b_q, k, v, base, n_sink, n_whole, local_from, o_m, o_n, o_d, m_d,
+            skt, svt, factor, slope, T, LAZY, ALIBI, TMA, PRECISION,
+        )  # fmt: skip
+        if LAZY:
+            # a key beat the largest of the own block by so much that float32 runs short: once more, with care
+            if tl.max(total) > _TOO_MUCH:
+                top, total, b_o = _edge(
+                    b_q, k, v, base, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor,
+                    slope, T, BANDED, ALIBI, TMA, PRECISION,
+                )  # fmt: skip
+                top, total, b_o = _whole(
+                    top, total, b_o, b_q, k, v, base, n_sink, n_whole, local_from, o_m, o_n, o_d,
+                    m_d, skt, svt, factor, slope, T, False, ALIBI, TMA, PRECISION,
+                )  # fmt: skip
     b_o = b_o / total[:, None]
     o += i_b * sob + i_h * soh
-    tl.store(
-        o + o_m.to(tl.int64)[:, None] * sot + o_d[None, :],
-        b_o.to(o.dtype.element_ty),
-        mask=m_m[:, None] & m_d[None, :],
-    )
+    tl.store(o + at_m * sot + o_d[None, :], b_o.to(o.dtype.element_ty), mask=m_q)
     tl.store(lse + (i_b * H + i_h) * T + o_m, top + tl.log2(total), mask=m_m)
 
 
@@ -296,16 +349,51 @@ def blocked_bwd_kernel_dkv(  # type: ignore[no-untyped-def]
         tl.store(dv + at_v + o_d[None, :], b_dv.to(dv.dtype.element_ty), mask=m_n)
 
 
-def tiles(q: Tensor, backward: bool) -> dict[str, Any]:
-    """BM, BN, warps and stages for q's type and head dim."""
+def precision(q: Tensor) -> str:
+    """float32 products as sums of six bfloat16 ones: exact enough, and on tensor cores."""
+    if q.dtype != torch.float32:
+        return "tf32"  # has no say in products of 16 bits
+    return "ieee" if triton.knobs.runtime.interpret else "bf16x6"
+
+
+def _forward_plan(q: Tensor, tma: bool) -> dict[str, Any]:
+    """BM, BN, warps, stages as measured on an H100, see docs/results/attention.md."""
     dim = q.shape[-1]
     if q.dtype == torch.float32:
-        return {"BM": 32, "BN": 32, "num_warps": 4, "num_stages": 1}
-    if backward:
-        return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
+        return {"BM": 64, "BN": 64, "num_warps": 8 if dim > 64 else 4, "num_stages": 1}
+    if tma:
+        return {"BM": 128, "BN": 64, "num_warps": 4, "num_stages": 2}
     if dim > 64:
-        return {"BM": 128, "BN": 128, "num_warps": 8, "num_stages": 2}
+        # 128 registers, so that two programs share a multiprocessor and one computes while one waits
+        return {"BM": 128, "BN": 64, "num_warps": 8, "num_stages": 2, "maxnreg": 128}
     return {"BM": 128, "BN": 64, "num_warps": 4, "num_stages": 3}
+
+
+def _backward_plan(q: Tensor) -> dict[str, Any]:
+    """Likewise."""
+    if q.dtype == torch.float32:
+        return {"BM": 64, "BN": 64, "num_warps": 8 if q.shape[-1] > 64 else 4, "num_stages": 1}
+    return {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2}
+
+
+def _described(x: Tensor, rows: int) -> TensorDescriptor:
+    """What the copy engine needs to know of x [B, Hkv, T, D] to fetch `rows` rows at a time."""
+    flat = x.flatten(0, 1)
+    return TensorDescriptor.from_tensor(flat, [1, rows, x.shape[-1]])
+
+
+def _copy_engine(k: Tensor, v: Tensor) -> bool:
+    """Whether keys and values can be fetched by Hopper's copy engine (TMA)."""
+    return (
+        k.is_cuda
+        and k.dtype != torch.float32
+        and k.shape[-1] in (32, 64, 128)
+        and k.is_contiguous()
+        and v.is_contiguous()
+        and k.data_ptr() % 16 == 0
+        and v.data_ptr() % 16 == 0
+        and torch.cuda.get_device_capability(k.device) >= (9, 0)
+    )
 
 
 def _strides(*tensors: Tensor) -> tuple[int, ...]:
@@ -330,7 +418,7 @@ def _meta(q: Tensor, k: Tensor, window: Tensor | None, sinks: Tensor | None, slo
         "BANDED": sinks is None,
         "TENSOR": window is not None,
         "ALIBI": slopes is not None,
-        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+        "PRECISION": precision(q),
     }
 
 
@@ -353,12 +441,16 @@ def _blocked(
     batch, heads, length, _ = q.shape
     lse = q.new_empty((batch, heads, length), dtype=torch.float32)
     if out.numel():
-        chosen = tiles(q, backward=False)
+        tma = sinks is not None and _copy_engine(k, v)
+        chosen = _forward_plan(q, tma)
+        rows = chosen["BN"]
         grid = (heads * triton.cdiv(length, chosen["BM"]), batch)
         blocked_fwd_kernel[grid](
-            q, k, v, window, sinks, locals_, slopes, out, lse,
+            q, _described(k, rows) if tma else k, _described(v, rows) if tma else v,
+            window, sinks, locals_, slopes, out, lse,
             *_strides(q, k, v), *_window_strides(window), *_strides(out),
             scale, length, min(bound, length),
+            LAZY=q.dtype == torch.bfloat16, TMA=tma,
             **_meta(q, k, window, sinks, slopes), **chosen,
         )  # fmt: skip
     return out, lse
@@ -386,7 +478,7 @@ def _blocked_backward(
     batch, heads, length, dim = q.shape
     if q.numel() == 0:
         return dq, dk, dv
-    chosen = tiles(q, backward=True)
+    chosen = _backward_plan(q)
     meta = _meta(q, k, window, sinks, slopes)
     delta = torch.empty_like(lse)
     grid = (heads * triton.cdiv(length, chosen["BM"]), batch)

@@ -21,13 +21,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flexattn.attention.blocked import blocked
+from flexattn.attention.blocked import blocked, precision
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["fits_tile", "unsupported", "windowed"]
 
 LOG2E = tl.constexpr(1.4426950408889634)
-_WIDEST = 32  # keys a halo may hold
 _CHOICES = 8  # choices of window in one launch, 16 bits each in two integers
 
 
@@ -122,7 +121,7 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
     CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
     BOUND: tl.constexpr,
 ):  # fmt: skip
-    """Key by key, nearest first: exact float32 products, and every wider choice goes on from the last."""
+    """Key by key, nearest first; every wider choice goes on from the last."""
     row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
@@ -145,35 +144,45 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
             reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, 0, True)
         else:
             reach = tl.minimum(t + 1, bound)
+        sk = D if FLAT else skt
+        sv = D if FLAT else svt
+        at_o = row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot
         top = tl.full([BN], float("-inf"), tl.float32)
         total = tl.zeros([BN], tl.float32)
         b_o = tl.zeros([BN, BD], tl.float32)
+        scores = ()
         for j in tl.static_range(BOUND):
             seen = m_n & (j < reach)
             m_k = seen[:, None] & m_d[None, :]
-            sk = D if FLAT else skt
-            sv = D if FLAT else svt
             b_k = tl.load(k + (at_k - j * sk)[:, None] + o_d[None, :], mask=m_k, other=0.0)
-            b_v = tl.load(v + (at_v - j * sv)[:, None] + o_d[None, :], mask=m_k, other=0.0)
             s = tl.sum(b_q * b_k.to(tl.float32), 1)
             if ALIBI:
                 s -= slope * j
             if j > 0:
                 s = tl.where(seen, s, float("-inf"))
-            higher = tl.maximum(top, s)
-            fade = tl.exp2(top - higher)
-            p = tl.exp2(s - higher)
-            total = total * fade + p
-            b_o = b_o * fade[:, None] + p[:, None] * b_v.to(tl.float32)
-            top = higher
-            if not TENSOR:
+            scores = scores + (s,)
+            if CHOICES == 1:
+                top = tl.maximum(top, s)
+        for j in tl.static_range(BOUND):
+            seen = m_n & (j < reach)
+            m_k = seen[:, None] & m_d[None, :]
+            b_v = tl.load(v + (at_v - j * sv)[:, None] + o_d[None, :], mask=m_k, other=0.0)
+            if CHOICES > 1:
+                # each choice has a largest score of its own, so it is found on the way
+                higher = tl.maximum(top, scores[j])
+                fade = tl.exp2(top - higher)
+                total *= fade
+                b_o *= fade[:, None]
+                top = higher
+            p = tl.exp2(scores[j] - top)
+            total += p
+            b_o += p[:, None] * b_v.to(tl.float32)
+            if CHOICES > 1:
                 for c in tl.static_range(CHOICES):
                     if tl.minimum(_width(packed_low, packed_high, c), bound) == j + 1:
-                        at_o = (row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot) + c * soc
                         done = (b_o / total[:, None]).to(o.dtype.element_ty)
-                        tl.store(o + at_o[:, None] + o_d[None, :], done, mask=m_q)
-        if TENSOR:
-            at_o = row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot
+                        tl.store(o + (at_o + c * soc)[:, None] + o_d[None, :], done, mask=m_q)
+        if CHOICES == 1:
             done = (b_o / total[:, None]).to(o.dtype.element_ty)
             tl.store(o + at_o[:, None] + o_d[None, :], done, mask=m_q)
 
@@ -245,22 +254,38 @@ def _tile(rows: int, halo: int, length: int) -> tuple[int, int]:
     return (whole, 0) if whole >= rows - halo else (rows - halo, halo)
 
 
-def fits_tile(bound: int, length: int) -> bool:
+def fits_tile(bound: int, length: int, dtype: torch.dtype) -> bool:
     """Whether windows up to `bound` in sequences of `length` are a matter of one tile."""
-    return bound <= _WIDEST or length <= 128
+    if dtype == torch.float32:
+        return bound <= 17 or length <= 64
+    return bound <= 32 or length <= 128
 
 
-def _shape(bound: int, length: int, dim: int, single: bool, backward: bool) -> tuple[int, int]:
-    """BN and warps of a tile."""
-    if length <= 128 and bound > _WIDEST:
-        rows = 128
-    elif bound > 17:
-        rows = 128
-    else:
-        rows = 64
-    if single and not backward:
-        return rows, 8 if dim > 64 or rows > 64 else 4
-    return rows, 8 if dim > 64 or rows > 64 else 4
+def _power(number: int) -> int:
+    """The next power of two."""
+    return 1 << (number - 1).bit_length()
+
+
+def _forward_plan(q: Tensor, bound: int, choices: int) -> tuple[bool, int, int]:
+    """(key by key?, BN, warps) as measured on an H100, see docs/results/attention.md."""
+    wide = _power(q.shape[-1])
+    if bound <= 8 and (q.dtype == torch.float32 or (choices > 1 and wide <= 32)):
+        return True, max(16, (1024 if q.dtype == torch.float32 else 2048) // wide), 4
+    if bound <= 17 or q.shape[2] <= 64:
+        return False, 64, 8 if q.dtype == torch.float32 and wide > 64 else 4
+    return False, 128, 8
+
+
+def _backward_plan(q: Tensor, bound: int, choices: int) -> tuple[int, int]:
+    """BN and warps."""
+    wide = _power(q.shape[-1])
+    if q.dtype == torch.float32:
+        return 64, 4 if wide <= 32 else 8
+    if choices > 1 and bound <= 8:
+        return 32, 1 if wide <= 32 else 2
+    if bound <= 17 or q.shape[2] <= 64:
+        return 64, 4
+    return 128, 8
 
 
 def _packed(widths: list[int]) -> tuple[int, int]:
@@ -316,20 +341,17 @@ def _windowed(
     out = empty_outputs(q, len(widths))
     if out.numel() == 0:
         return out
-    batch, _, length, dim = q.shape
+    batch, _, length, _ = q.shape
     bound = min(max(widths), length)
     rows = batch * k.shape[1] * length
     meta = _meta(q, k, window, widths, slopes, _whole(q, k, v, out))
-    single = q.dtype == torch.float32
-    shift = single and bound <= 8
+    shift, tile, warps = _forward_plan(q, bound, len(widths))
     if shift:
-        tile, warps = (64 if dim <= 64 else 32), 4
         owned, halo = tile, 0
-        meta["BOUND"] = triton.next_power_of_2(bound)
+        meta["BOUND"] = next(bucket for bucket in (1, 2, 3, 4, 6, 8) if bucket >= bound)
     else:
-        tile, warps = _shape(bound, length, dim, single, backward=False)
         owned, halo = _tile(tile, bound - 1, length)
-        meta["PRECISION"] = "ieee" if single else "tf32"
+        meta["PRECISION"] = precision(q)
     kernel = windowed_fwd_kernel_shift if shift else windowed_fwd_kernel
     kernel[(triton.cdiv(rows, owned),)](
         q, k, v, window, slopes, out,
@@ -356,18 +378,17 @@ def _windowed_backward(
     dq, dk, dv = empty_like_q(q), empty_like_q(k), empty_like_q(v)
     if q.numel() == 0:
         return dq, dk, dv
-    batch, _, length, dim = q.shape
+    batch, _, length, _ = q.shape
     bound = min(max(widths), length)
     rows = batch * k.shape[1] * length
     meta = _meta(q, k, window, widths, slopes, _whole(do, q, k, v))
-    single = q.dtype == torch.float32
-    tile, warps = _shape(bound, length, dim, single, backward=True)
+    tile, warps = _backward_plan(q, bound, len(widths))
     owned, halo = _tile(tile, 2 * (bound - 1), length)
     windowed_bwd_kernel[(triton.cdiv(rows, owned),)](
         q, k, v, window, slopes, do, dq, dk, dv,
         *_strides(q, k, v), *_window_strides(window), *_strides(do, dq, dk, dv),
         scale, length, rows, owned, halo // 2, bound, *_packed(widths),
-        BN=tile, num_warps=warps, PRECISION="ieee" if single else "tf32", **meta,
+        BN=tile, num_warps=warps, PRECISION=precision(q), **meta,
     )  # fmt: skip
     return dq, dk, dv
 
@@ -417,7 +438,7 @@ def windowed(
 
     Returns: [C, B, H, T, D]. More than 8 choices take a launch for each 8; choices that reach over a tile one each.
     """
-    if not fits_tile(min(max(widths), q.shape[2]), q.shape[2]):
+    if not fits_tile(min(max(widths), q.shape[2]), q.shape[2], q.dtype):
         each = [
             blocked(q, k, v, scale=scale, window=window, bound=width, slopes=slopes) for width in widths
         ]
