@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 _ONE = np.uint64(1)
 _TOP = np.uint64(63)
+_MIX, _S58 = np.uint64(0x9E3779B97F4A7C15), np.uint64(58)
 
 
 class GramTable(NamedTuple):
@@ -153,9 +154,11 @@ def window_jaccard(
                 break
     if same and (skip > 0 or char == ids[at]):
         return 1.0
-    # keys of our bigrams, then of theirs; the segment behind its first character is theirs too
+    # Keys of our different bigrams, then of theirs. A bit of `mine` or `yours` that isn't set says
+    # that a key is new without comparing it.
     previous = np.int64(-1)
     count = 0
+    mine = np.uint64(0)
     for k in range(n):
         if k < kept:
             c = np.int64(history[t - kept + k])
@@ -163,35 +166,41 @@ def window_jaccard(
             c = np.int64(char)
         else:
             c = np.int64(ids[at + k - kept + skip])
-        if previous >= 0:
+        if k > 0:
             key = (previous << 32) | c
-            fresh = True
-            for j in range(count):
-                if keys[j] == key:
-                    fresh = False
-                    break
-            if fresh:
+            bit = _key_bit(key)
+            if mine & bit == np.uint64(0) or not _holds(keys, 0, count, key):
                 keys[count] = key
                 count += 1
+            mine |= bit
         previous = c
     ours = count
     common = 0
+    yours = np.uint64(0)
     for k in range(theirs + 1, stop):
         key = (np.int64(ids[k - 1]) << 32) | np.int64(ids[k])
-        fresh = True
-        for j in range(ours, count):
-            if keys[j] == key:
-                fresh = False
-                break
-        if fresh:
+        bit = _key_bit(key)
+        if yours & bit == np.uint64(0) or not _holds(keys, ours, count, key):
             keys[count] = key
             count += 1
-            for j in range(ours):
-                if keys[j] == key:
-                    common += 1
-                    break
+            common += mine & bit != np.uint64(0) and _holds(keys, 0, ours, key)
+        yours |= bit
     union = count - common
     return common / union if union > 0 else 1.0
+
+
+@compiled()
+def _key_bit(key: Any) -> Any:
+    return _ONE << ((np.uint64(key) * _MIX) >> _S58)
+
+
+@compiled()
+def _holds(keys: Any, first: Any, last: Any, key: Any) -> Any:
+    """Is `key` among keys[first:last]?"""
+    for j in range(first, last):
+        if keys[j] == key:
+            return True
+    return False
 
 
 @compiled()

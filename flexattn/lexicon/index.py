@@ -115,7 +115,8 @@ def _build(terms: Sequence[str], backwards: bool) -> Trie:
     bitmap = np.zeros((len(used) + 1) * stride, np.uint64)
     edges = np.zeros(1 << max(4, int(first[-1]).bit_length() - 3), np.uint64)  # 8 to 16 bits each
     _grow(
-        codes, offsets, order, shared, backwards, first[:-1].copy(), stride, node, term, bitmap, edges
+        codes, offsets, order, shared, backwards, first[:-1].copy(), stride,
+        node, term, bitmap, edges,
     )  # fmt: skip
     ones = np.bitwise_count(bitmap).astype(np.uint32)
     rank = np.cumsum(ones, dtype=np.uint32) - ones
