@@ -22,13 +22,15 @@ from flexattn.audit.chain import GENESIS
 from flexattn.audit.folder import RunFolder
 from flexattn.audit.note import Checkpoint, make_key, sign
 from flexattn.audit.note import verify as read_note
+from flexattn.audit.older import check_older
 from flexattn.audit.page import MAX_STEPS, page, page_episode
 from flexattn.audit.proof import check_proof, prove_growth, prove_line
 from flexattn.audit.reader import segments
-from flexattn.audit.schema import json_schema
+from flexattn.audit.schema import MAX_LINE_BYTES, json_schema
 from flexattn.audit.story import Told, episodes_of, parsed_step
 from flexattn.audit.verify import Check, Report, verify
 from flexattn.audit.view import episode_view
+from flexattn.config import RewardSection
 from flexattn.domain import Domain
 from flexattn.env.conformance import TOLERANCE, derive_case, differences
 from flexattn.env.derive import Deriver, Logged
@@ -37,6 +39,7 @@ from flexattn.errors import AuditError, CatalogError, command
 from flexattn.lexicon.entries import Catalog, parse_catalog
 
 SHOWN = 20
+TAU, LONGEST = 0.75, 8  # of logs of the older form: semantic gate, and characters of L_max
 POOL_FROM_BYTES = 64_000_000  # below that, starting workers costs more than it saves
 
 EXAMPLES = """examples:
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _cases(Path(args.cases))
     if args.check_proof:
         return _check_proof(Path(args.check_proof), args.root)
+    if args.older:
+        return _older(Path(args.older))
     if args.make_key:
         return _make_key(args.make_key)
     if not args.run:
@@ -118,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--note", metavar="FILE", help="check a signed head; needs --key")
     add("--key", metavar="KEY", help="public key for --note")
     add("--cases", metavar="FILE", help="derive the cases of a conformance file")
+    add("--older", metavar="FILE", help="check a log of the older form for what it holds")
     add("--schema", action="store_true", help="print the JSON Schema of a line")
     add("--workers", type=int, default=2, help="processes that derive numbers (default: 2)")
     return parser
@@ -168,6 +174,18 @@ def _cases(file: Path) -> int:
                 print(f"{file}: case {n} {line}")
     print(f"{file}: {len(cases)} cases, {apart} differences beyond {TOLERANCE:g}")
     return 1 if apart else 0
+
+
+def _older(file: Path) -> int:
+    """Check a log of the older form with the weights that configurations have unless they say."""
+    count = 0
+    with file.open("rb") as stream:
+        lines = iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b"")
+        for finding in check_older(lines, str(file), RewardSection(), TAU, LONGEST):
+            print(finding)
+            count += 1
+    print(f"{file}: {count} findings; no seals, so that changes can't be told")
+    return 1 if count else 0
 
 
 # ---- one episode, one page

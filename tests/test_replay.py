@@ -289,3 +289,11 @@ def test_a_head_is_signed_and_the_signature_checked(
     log.save()
     assert replay.main([str(log.folder), "--note", note, "--key", public]) == 1
     assert replay.main([str(log.folder), "--note", note]) == 2
+
+
+def test_a_log_of_the_older_form_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main(["--older", str(GOLDEN / "older.jsonl")]) == 1
+    said = capsys.readouterr().out
+    assert "older.jsonl:6: delta is 0.030, derived 0.02838" in said
+    assert "13 findings" in said
+    assert replay.main(["--older", str(GOLDEN / "none.jsonl")]) == 2

@@ -49,6 +49,12 @@ CODES: dict[str, tuple[str, str]] = {
     "episode-stops": ("trajectory", "an episode stops before its end"),
     "episode-runs-on": ("trajectory", "an episode goes on past its end"),
     "evaluations": ("trajectory", "evaluations.jsonl is not the one that `end` names"),
+    "older-spelling": ("schema", "a key is spelled as in logs of the older form"),
+    "digits": ("number", "a value of the older form was cut where others are rounded"),
+    "length": ("number", "a logged length is not the term's"),
+    "over-cap": ("trajectory", "a hit is longer than its cap"),
+    "cost": ("number", "the length cost is missing or lacks a part"),
+    "blank": ("trajectory", "a blank stands where the text has a mark"),
     "totals": ("trajectory", "steps or episodes in `end` are not those of the log"),
 }
 
