@@ -187,12 +187,17 @@ class Core:
         chars = np.ascontiguousarray(char, np.int32)
         self._check(lh, lp, chars)
         put = self._no_written if written is None else np.ascontiguousarray(written, np.int32)
+        on = self._all_active if active is None else np.ascontiguousarray(active, np.bool_)
+        for name, shape in (("written", put.shape), ("active", on.shape)):
+            if shape != (self.num_envs,):
+                raise EnvironmentSpecError(
+                    f"Core.step: {name} has shape {list(shape)}, expected [{self.num_envs}]"
+                )
         if written is not None and put.size and put.max() >= self.world.vocabulary.alphabet:
             raise EnvironmentSpecError(
                 f"Core.step: written holds id {put.max()}, expected ids below "
                 f"{self.world.vocabulary.alphabet}"
             )
-        on = self._all_active if active is None else np.ascontiguousarray(active, np.bool_)
         for number, group in enumerate(self._groups):
             self._run(
                 group, on, lh, lp, chars, put, enforce, self.gain_by_cap,

@@ -22,7 +22,8 @@ from flexattn.env.reward import (
 )
 from flexattn.env.sketch import push
 from flexattn.env.vocabulary import END, PAD
-from flexattn.lexicon.bits import compiled, has, select
+from flexattn.lexicon.bits import has, select
+from flexattn.lexicon.compiled import compiled
 from flexattn.lexicon.gate import (
     gram_weight,
     pair_count,

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flexattn.env.vocabulary import END, PAD, SENTENCE_ENDS, SPECIALS, UNK, Vocabulary
-from flexattn.lexicon.bits import Words, compiled, has, pack, popcount, select, set_pairs, words_for
+from flexattn.lexicon.bits import Words, has, pack, popcount, select, set_pairs, words_for
+from flexattn.lexicon.compiled import compiled
 
 FEWEST = 3  # characters that the guide must leave
 

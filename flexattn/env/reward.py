@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexattn.lexicon.bits import compiled, has
+from flexattn.lexicon.bits import has
+from flexattn.lexicon.compiled import compiled
 
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)

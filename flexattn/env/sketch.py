@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from flexattn.lexicon.bits import compiled
+from flexattn.lexicon.compiled import compiled
 
 DECAY = np.float32(0.95)
 
@@ -41,7 +40,7 @@ def push(sketch: Any, char: Any) -> None:
         sketch[second] += one if bits & np.uint64(2) else -one
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _sequence(ids: Any, max_history: Any, out: Any) -> None:
     for b in range(ids.shape[0]):
         for t in range(1, ids.shape[1]):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from flexattn.corpus import Record
 from flexattn.env.reward import length_costs
 from flexattn.env.vocabulary import UNK, Vocabulary
+from flexattn.lexicon.compiled import compiled
 from flexattn.lexicon.gate import GramTable, gram_weight, pair_count, saturation
 from flexattn.lexicon.index import TailIndex
 
@@ -155,7 +155,7 @@ def build_answers(
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _gram_shares(
     ids: Any, slot: Any, slot_mask: Any, masks: Any, start: Any, size: Any, words: Any, norm: Any,
     grams: Any, k1: Any,

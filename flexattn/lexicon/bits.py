@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from numba.extending import intrinsic
+
+from flexattn.lexicon.compiled import compiled
 
 Words = npt.NDArray[np.uint64]
 
 _ONE = np.uint64(1)
-
-# Compiled functions that allocate nothing: without Numba's reference counts, which cost a step more
-# than its arithmetic where many arrays are passed down.
-compiled = partial(njit, nogil=True, cache=True, _nrt=False)
 
 
 def words_for(size: int) -> int:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flexattn.lexicon.bits import compiled, popcount
+from flexattn.lexicon.bits import popcount
+from flexattn.lexicon.compiled import compiled
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -197,7 +198,7 @@ def _key_bit(key: Any) -> Any:
 @compiled()
 def _holds(keys: Any, first: Any, last: Any, key: Any) -> Any:
     """Is `key` among keys[first:last]?"""
-    for j in range(first, last):
+    for j in range(first, last):  # noqa: SIM110  Numba has no any()
         if keys[j] == key:
             return True
     return False

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from flexattn.errors import CatalogError
-from flexattn.lexicon.bits import compiled, popcount
+from flexattn.lexicon.bits import popcount
+from flexattn.lexicon.compiled import compiled
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
@@ -123,7 +123,7 @@ def _build(terms: Sequence[str], backwards: bool) -> Trie:
     return Trie(code_of, point_of, bitmap, rank, node, term, edges, stride, longest)
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _pack_keys(codes: Any, offsets: Any, backwards: Any, keys: Any) -> None:
     """Four codes a word, the first one highest, so that keys sort as the terms do."""
     for i in range(offsets.shape[0] - 1):
@@ -133,7 +133,7 @@ def _pack_keys(codes: Any, offsets: Any, backwards: Any, keys: Any) -> None:
             keys[j >> 2, i] |= np.uint64(code) << np.uint64(48 - 16 * (j & 3))
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _shared_prefixes(
     codes: Any, offsets: Any, order: Any, backwards: Any, shared: Any, added: Any
 ) -> None:
@@ -156,7 +156,7 @@ def _shared_prefixes(
             added[depth] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _grow(
     codes: Any, offsets: Any, order: Any, shared: Any, backwards: Any, following: Any, stride: Any,
     node: Any, term: Any, bitmap: Any, edges: Any,
@@ -213,7 +213,7 @@ def _child(node: Any, parent: Any, code: Any) -> Any:
     return low if low < stop and node[low] & _CODE == wanted else np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> None:
     """Fill hits[p]: the longest term at place p with a length in `lengths` (bit n: n), else -1."""
     total = points.shape[0]
@@ -277,7 +277,7 @@ def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> 
                 hits[block + j] = trie.term[best]
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _leftmost_longest(hits: Any, sizes: Any, places: Any) -> Any:
     """Keep the hits that no earlier one overlaps; returns how many."""
     found = 0
@@ -338,7 +338,7 @@ class TermIndex:
         return list(zip(places.tolist(), hits[places].tolist()))
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _tail_nodes(points: Any, start: Any, size: Any, trie: Any, column: Any, tails: Any) -> None:
     """tails[place, column of L] = node of y_{p+1}..y_{p+L-1} read backwards, -1 for none."""
     deepest = min(np.int64(column.shape[0]) - 2, trie.longest - 1)
