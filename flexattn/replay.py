@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from flexattn import jsontext
 from flexattn.audit.chain import GENESIS
@@ -25,6 +26,7 @@ from flexattn.audit.note import verify as read_note
 from flexattn.audit.older import check_older
 from flexattn.audit.page import MAX_STEPS, page, page_episode
 from flexattn.audit.proof import check_proof, prove_growth, prove_line
+from flexattn.audit.query import statistics, write_parquet
 from flexattn.audit.reader import segments
 from flexattn.audit.schema import MAX_LINE_BYTES, json_schema
 from flexattn.audit.story import Told, episodes_of, parsed_step
@@ -39,6 +41,7 @@ from flexattn.errors import AuditError, CatalogError, command
 from flexattn.lexicon.entries import Catalog, parse_catalog
 
 SHOWN = 20
+LEFT = ("catalog", "place", "term", "file", "note")
 TAU, LONGEST = 0.75, 8  # of logs of the older form: semantic gate, and characters of L_max
 POOL_FROM_BYTES = 64_000_000  # below that, starting workers costs more than it saves
 
@@ -46,6 +49,7 @@ EXAMPLES = """examples:
   python -m flexattn.replay logs/smoke                  verify everything; exit 0 if it is sound
   python -m flexattn.replay logs/smoke --episode 12     verify, then show one answer step by step
   python -m flexattn.replay logs/smoke --html run.html  one page with every number on hover
+  python -m flexattn.replay logs/smoke --stats          hit rates, terms, windows and costs
   python -m flexattn.replay logs/smoke --chain          hashes alone, without catalog and corpus
   python -m flexattn.replay logs/smoke --head 9f3c21aa  compare with a head hash kept elsewhere
   python -m flexattn.replay logs/smoke --prove steps-00000.jsonl:413 > proof.json
@@ -92,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise AuditError("--html: shows numbers and catalog entries; leave --chain away")
     if args.html and derivers:
         _write_page(folder, derivers, report, Path(args.html), args.episode)
+    if args.stats:
+        print_statistics(statistics(folder))
+    if args.parquet:
+        count = write_parquet(folder, Path(args.parquet))
+        print(f"{args.parquet}: {count:,} steps")
     unfit = _check_note(report, Path(args.note), args.key) if args.note else None
     if unfit:
         print(unfit)
@@ -114,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--head", metavar="HASH", help="the last seal's hash as kept elsewhere, 8 digits or more")
     add("--episode", type=int, metavar="N", help="show one episode, step by step")
     add("--html", metavar="FILE", help="write one self-contained page")
+    add("--stats", action="store_true", help="count hits, terms, windows and costs (extra: query)")
+    add("--parquet", metavar="FILE", help="write all steps as Parquet (extra: query)")
     add("--prove", metavar="FILE:LINE", help="print the proof that a line was sealed")
     add("--prove-since", type=int, metavar="SEALS", help="print the proof that the log only grew")
     add("--check-proof", metavar="FILE", help="check a proof; needs no run folder")
@@ -336,6 +347,18 @@ def print_report(report: Report) -> None:
         )
     if report.head != GENESIS:
         console.print(f"head {report.head} (keep it elsewhere: only it shows a log written anew)")
+
+
+def print_statistics(tables: Mapping[str, tuple[str, list[str], list[tuple[Any, ...]]]]) -> None:
+    """Counts over a run as tables."""
+    console = Console(soft_wrap=True, highlight=False)
+    for title, columns, rows in tables.values():
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, justify="left" if column in LEFT else "right")
+        for row in rows:
+            table.add_row(*(f"{v:,.6g}" if isinstance(v, float) else str(v) for v in row))
+        console.print(table, "")
 
 
 if __name__ == "__main__":
