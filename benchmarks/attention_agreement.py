@@ -1,0 +1,196 @@
+"""Random shapes on a GPU: every output and gradient against float64, beside the same type's error.
+
+Rule: with `own` the largest error that the reference makes in the inputs' own type, ours is within
+2 own, or within one rounding of the largest value where own is smaller than that. New memory is
+filled with NaN, and every gradient is computed twice and must be the same bit for bit.
+
+python -m benchmarks.attention_agreement --cases 600 --processes 12
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flexattn.attention import local_attention, local_attention_multi
+from flexattn.attention.patterns import SinkLocal, episode_window, sink_local_attention
+
+LENGTHS = (1, 2, 5, 6, 31, 63, 64, 65, 100, 127, 128, 129, 200, 300, 513, 1000)
+HEADS = ((4, 4), (4, 2), (3, 1))
+DIMS = (16, 24, 32, 64, 96, 128)
+TYPES = (torch.bfloat16, torch.float16, torch.float32)
+ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-23}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape."""
+
+    seed: int
+    kind: str  # "row", "head", "int", "multi", "episodes", "sinks"
+    batch: int
+    length: int
+    heads: tuple[int, int]
+    dim: int
+    widest: int
+    dtype: torch.dtype
+    small: bool  # int8 windows
+    positions_outside: bool  # [B, T, H, D] in memory
+    slopes: bool
+
+
+def draw(seed: int) -> Case:
+    """The case of a seed."""
+    rng = random.Random(seed)
+    kind = rng.choice(("row", "row", "head", "int", "multi", "episodes", "sinks"))
+    length = rng.choice(LENGTHS)
+    widest = min(rng.choice((1, 2, 4, 6, 8, 9, 16, 17, 30, 33, 64, 100, 250)), max(1, 2 * length))
+    return Case(
+        seed,
+        kind,
+        rng.choice((1, 2, 3, 5)),
+        length,
+        rng.choice(HEADS),
+        rng.choice(DIMS),
+        widest,
+        rng.choice(TYPES),
+        rng.random() < 0.3 and widest < 128,
+        rng.random() < 0.5,
+        rng.random() < 0.2,
+    )
+
+
+def attend(case: Case, generator: torch.Generator) -> Callable[[list[Tensor], str], Tensor]:
+    """The call of a case, for any inputs and implementation."""
+    heads, shape = case.heads[0], (case.batch, case.length)
+    slopes = None
+    if case.slopes:
+        slopes = torch.rand(heads, generator=generator, device="cuda")
+    if case.kind == "multi":
+        widths = tuple(sorted({1, 2, 3, case.widest}))
+        return lambda x, impl: local_attention_multi(*x, widths, impl, slopes=slopes)
+    if case.kind == "int":
+        return lambda x, impl: local_attention(*x, case.widest, impl, slopes=slopes)
+    if case.kind == "sinks":
+        rng = random.Random(case.seed)
+        pattern = SinkLocal(
+            tuple(rng.choice((0, 1, 2)) for _ in range(heads)),
+            tuple(rng.choice((1, 2, 7)) for _ in range(heads)),
+        )
+        return lambda x, impl: sink_local_attention(*x, pattern, impl, slopes=slopes)
+    if case.kind == "head":
+        shape = (case.batch, heads, case.length)
+    kind = torch.int8 if case.small else torch.int32
+    window = torch.randint(1, case.widest + 1, shape, generator=generator, device="cuda").to(kind)
+    if case.kind == "episodes":
+        starts = torch.rand(shape, generator=generator, device="cuda") < 0.1
+        window = episode_window(window, starts)
+    return lambda x, impl: local_attention(*x, window, impl, slopes=slopes)
+
+
+def errors(case: Case) -> list[tuple[str, float, float, float]]:
+    """(name, our error, the reference's own, largest value) of the output and each gradient."""
+    generator = torch.Generator("cuda").manual_seed(case.seed)
+    call = attend(case, generator)
+
+    def random_rows(heads: int) -> Tensor:
+        shape = (case.batch, case.length, heads, case.dim)
+        x = torch.randn(shape, generator=generator, device="cuda").transpose(1, 2).to(case.dtype)
+        return x if case.positions_outside else x.contiguous()
+
+    inputs = [random_rows(heads) for heads in (case.heads[0], case.heads[1], case.heads[1])]
+    slot = torch.Generator("cuda").manual_seed(case.seed + 1)
+
+    def both(impl: str, dtype: torch.dtype) -> list[Tensor]:
+        x = [y.detach().to(dtype).requires_grad_() for y in inputs]
+        out = call(x, impl)
+        slot.manual_seed(case.seed + 1)
+        do = torch.randn(out.shape, generator=slot, device="cuda").to(case.dtype).to(dtype)
+        return [out.detach(), *torch.autograd.grad(out, x, do)]
+
+    ours, again = both("triton", case.dtype), both("triton", case.dtype)
+    own, truth = both("reference", case.dtype), both("reference", torch.float64)
+    found = []
+    for name, a, b, c, d in zip(("o", "dq", "dk", "dv"), ours, again, own, truth):
+        if not torch.equal(a, b):
+            raise AssertionError(f"{name} differs between two runs: {case}")
+        found.append(
+            (
+                name,
+                (a.double() - d).abs().max().item(),
+                (c.double() - d).abs().max().item(),
+                d.abs().max().item(),
+            )
+        )
+    return found
+
+
+def check(seeds: list[int]) -> tuple[int, list[str], dict[str, float]]:
+    """Cases done, what failed, and the largest ratio of errors of each type and tensor."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
+    failed, worst = [], {}
+    for seed in seeds:
+        case = draw(seed)
+        try:
+            for name, ours, own, largest in errors(case):
+                floor = ROUNDING[case.dtype] * largest
+                if not ours <= max(2 * own, floor):
+                    failed.append(f"{name}: {ours:.3g}, own {own:.3g}, largest {largest:.3g}: {case}")
+                if own > floor / 2:
+                    key = f"{str(case.dtype)[6:]} {name}"
+                    worst[key] = max(worst.get(key, 0.0), ours / own)
+        except Exception as error:  # the sweep goes on and reports
+            failed.append(f"{type(error).__name__} {str(error)[:200]}: {case}")
+    return len(seeds), failed, worst
+
+
+def beyond_float32() -> str:
+    """Scores that overflow a pivot taken from the own block, where the kernel has to start again."""
+    case = Case(0, "sinks", 1, 640, (4, 2), 64, 1, torch.bfloat16, False, False, False)
+    generator = torch.Generator("cuda").manual_seed(3)
+    q, k, v = (torch.randn(1, h, 640, 64, generator=generator, device="cuda") for h in (4, 2, 2))
+    k[:, :, 5] *= 200  # a sink that wins by far
+    x = [y.to(case.dtype) for y in (q, k, v)]
+    ours = sink_local_attention(*x, SinkLocal(1, 2), "triton")
+    truth = sink_local_attention(*(y.double() for y in x), SinkLocal(1, 2), "reference")
+    own = sink_local_attention(*x, SinkLocal(1, 2), "reference")
+    error, same = ((y.double() - truth).abs().max().item() for y in (ours, own))
+    if not error <= max(2 * same, 2**-8 * truth.abs().max().item()):
+        raise AssertionError(f"scores beyond float32: error {error:.3g}, own {same:.3g}")
+    return f"scores beyond float32: error {error:.3g}, own {same:.3g}"
+
+
+def main() -> int:
+    """Run the sweep; 1 where a case fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=600)
+    parser.add_argument("--processes", type=int, default=8)
+    args = parser.parse_args()
+    print(beyond_float32(), flush=True)
+    parts = [list(range(n, args.cases, args.processes)) for n in range(args.processes)]
+    done, failed, worst = 0, [], {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+        for count, bad, ratios in pool.map(check, parts):
+            done += count
+            failed += bad
+            for key, ratio in ratios.items():
+                worst[key] = max(worst.get(key, 0.0), ratio)
+    for key in sorted(worst):
+        print(f"{key:14s} largest error over the reference's own: {worst[key]:.2f}")
+    print(f"{done} cases, {len(failed)} failed")
+    print("\n".join(failed[:40]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
