@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from flexattn.audit.lines import StepLines, event_line
-from flexattn.audit.schema import GENERATION_FIELDS, TRAIN_FIELDS, defect, rounded
+from flexattn.audit.schema import GENERATION_FIELDS, TRAIN_FIELDS, defect, json_schema, rounded
 from flexattn.errors import AuditError
 
 number = st.floats(-1e6, 1e6).map(rounded)
@@ -121,3 +123,15 @@ def test_the_schema_names_the_first_defect_of_a_line() -> None:
     assert defect({**line, "a": "磷酸"})[2] == "one character, or none at the end"
     assert defect({k: line[k] for k in reversed(line)})[1] == "the key out of its place"
     assert defect({"event": "seel"})[0] == "event"
+
+
+@pytest.mark.parametrize("name", ["sound", "sound-generation"])
+def test_every_line_of_a_sound_log_keeps_to_the_printed_json_schema(name: str) -> None:
+    schema = Draft202012Validator(json_schema())
+    golden = Path(__file__).parents[1] / "golden" / name
+    for file in golden.glob("steps-*.jsonl"):
+        for line in file.read_bytes().splitlines():
+            value = orjson.loads(line)
+            assert schema.is_valid(value)
+            assert not schema.is_valid({**value, "colour": "red"})
+            assert not schema.is_valid(dict(list(value.items())[1:]))
