@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from flexattn.env.kernel import Out, State, start_all, step_all
 from flexattn.env.mask import sample_legal
+from flexattn.env.reward import TRIGRAM_WORDS
 from flexattn.env.spec import Observation, Privileged, StepArrays
 from flexattn.env.vocabulary import END, PAD
 from flexattn.env.world import World
@@ -85,6 +86,7 @@ class Core:
             history=ids(most),
             credited=ids(most),
             lcs=np.zeros((n, int(world.answers.words.max())), np.uint64),
+            trigrams=np.zeros((n, TRIGRAM_WORDS), np.uint64),
             legal=np.zeros((n, words_for(world.size)), np.uint64),
             ring_weight=np.zeros((n, ring)),
             ring_share=np.zeros((n, ring)),

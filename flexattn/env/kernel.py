@@ -19,6 +19,7 @@ from flexattn.env.reward import (
     next_pointer,
     penalty,
     soft_match,
+    trigram_bit,
 )
 from flexattn.env.sketch import push
 from flexattn.env.vocabulary import END, PAD
@@ -52,6 +53,7 @@ class State(NamedTuple):
     history: Ids
     credited: Ids
     lcs: npt.NDArray[np.uint64]
+    trigrams: npt.NDArray[np.uint64]
     legal: npt.NDArray[np.uint64]
     ring_weight: npt.NDArray[np.float64]
     ring_share: npt.NDArray[np.float64]
@@ -151,6 +153,8 @@ def _start(i: Any, Y: Any, M: Any, S: Any) -> None:
     S.done[i] = False
     for k in range(Y.words[S.record[i]]):
         S.lcs[i, k] = ~np.uint64(0)
+    for k in range(S.trigrams.shape[1]):
+        S.trigrams[i, k] = np.uint64(0)
     for d in range(S.sketch.shape[1]):
         S.sketch[i, d] = np.float32(0.0)
     count, widened = fill_legal(S.legal[i], PAD, PAD, 0, 0, M)
@@ -262,7 +266,10 @@ def _step(
         gain = lcs_gain(
             S.lcs[i], Y.masks, Y.slot_mask[slot] if slot >= 0 else -1, words, written == char
         )
-        fine = penalty(history, t, char, Y.mark, M.follows, R.p_punct, R.p_repeat, R.p_noncompliant)
+        fine = penalty(
+            history, t, char, S.trigrams[i], Y.mark, M.follows,
+            R.p_punct, R.p_repeat, R.p_noncompliant,
+        )  # fmt: skip
         if R.soft_teacher and Y.has_soft[r]:
             chi_soft = _teacher_probability(char, place, p < size, Y)
         else:
@@ -300,6 +307,9 @@ def _step(
             lcs_gain(S.lcs[i], Y.masks, Y.slot_mask[slot] if slot >= 0 else -1, words, True)
             if t > 0:
                 pair_weight, pair_share = _pair(last, written, S.slot[i], slot, r, Y, G, R.k1)
+        if t > 1:
+            bit = trigram_bit(history, t, written)
+            S.trigrams[i, bit >> 6] |= np.uint64(1) << np.uint64(bit & 63)
         history[t] = written
         S.slot[i] = slot
         ring = S.ring_weight.shape[1] - 1

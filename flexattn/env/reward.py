@@ -20,6 +20,10 @@ from flexattn.lexicon.compiled import compiled
 
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
+_S21, _S42, _S55 = np.uint64(21), np.uint64(42), np.uint64(55)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+TRIGRAM_WORDS = 8
 
 
 def length_costs(
@@ -101,9 +105,20 @@ def lcs_gain(row: Any, masks: Any, at: Any, words: Any, keep: Any) -> Any:
 
 
 @compiled()
-def repeats_trigram(history: Any, t: Any, char: Any) -> Any:
-    """Does `char` close a trigram that already stands in the first t characters of `history`?"""
-    if t < 3:
+def trigram_bit(history: Any, t: Any, char: Any) -> Any:
+    """Hashed bit, 0..511, of the trigram that `char` closes behind t >= 2 characters."""
+    key = np.uint64(history[t - 2]) << _S42 | np.uint64(history[t - 1]) << _S21 | np.uint64(char)
+    return np.int64((key * _MIX) >> _S55)
+
+
+@compiled()
+def repeats_trigram(history: Any, t: Any, char: Any, seen: Any) -> Any:
+    """Does `char` close a trigram that already stands in the first t characters of `history`?
+
+    `seen`, [TRIGRAM_WORDS] uint64, has the bits of all trigrams written; one that isn't set saves
+    the search.
+    """
+    if t < 3 or not has(seen, trigram_bit(history, t, char)):
         return False
     a, b = history[t - 2], history[t - 1]
     found = False
@@ -117,6 +132,7 @@ def penalty(
     history: Any,
     t: Any,
     char: Any,
+    seen: Any,
     mark: Any,
     follows: Any,
     p_punct: Any,
@@ -131,6 +147,7 @@ def penalty(
       history: [.] int32, written ids.
       t: characters written.
       char: emitted id, not the end.
+      seen: [TRIGRAM_WORDS] uint64, hashed bits of the trigrams written.
       mark: [A] bool, which ids are punctuation.
       follows: [A, words] uint64, bigrams seen in train answers or terms.
       p_punct: reward.
@@ -140,7 +157,7 @@ def penalty(
     total = 0.0
     if mark[char]:
         total += p_punct
-    if repeats_trigram(history, t, char):
+    if repeats_trigram(history, t, char, seen):
         total += p_repeat
     if t > 0 and not mark[char]:
         last = history[t - 1]

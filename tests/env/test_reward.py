@@ -90,6 +90,8 @@ def test_the_pointer(char: int, pointer: int, resync: bool, expected: int) -> No
 
 def test_a_trigram_repeats_once_it_stands_there() -> None:
     history = np.array([3, 4, 5, 3, 4, 0], np.int32)
-    assert repeats_trigram(history, 5, 5)
-    assert not repeats_trigram(history, 5, 4)
-    assert not repeats_trigram(history, 2, 5)
+    every, none = np.full(8, ~np.uint64(0)), np.zeros(8, np.uint64)
+    assert repeats_trigram(history, 5, 5, every)
+    assert not repeats_trigram(history, 5, 4, every)
+    assert not repeats_trigram(history, 2, 5, every)
+    assert not repeats_trigram(history, 5, 5, none)
