@@ -11,7 +11,7 @@ The way through the house, and who lives where:
     training    the phases, step by step       assess      what a student can do, by regime
     display     what a long training shows     jsontext    strict JSON
 
-Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog.
+Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog, bench.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ VERBS = {
     "replay": "verify a run's log line by line",
     "report": "compare runs with a baseline and give a verdict",
     "catalog": "build, validate, compare and swap catalogs",
+    "bench": "measure speed beside other libraries",
 }
 
 

@@ -120,7 +120,7 @@ def test_the_chinese_guide_has_the_commands_of_the_english_one() -> None:
         assert blocks(page, "bash") == blocks(english, "bash")
 
 
-@pytest.mark.parametrize("verb", ["train", "generate", "replay", "report", "catalog"])
+@pytest.mark.parametrize("verb", ["train", "generate", "replay", "report", "catalog", "bench"])
 def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([f"flexattn.{verb}", "--help"]) == 0
     assert "example" in (said := capsys.readouterr().out)
