@@ -115,6 +115,19 @@ def test_a_metric_that_is_zero_everywhere_is_an_error() -> None:
     assert found["seed_variance", "greedy"].verdict == "ERROR"
 
 
+def test_a_regime_without_answers_decides_nothing() -> None:
+    def silent(name: str, seed: int) -> Arm:
+        runs = arm(name, seed=seed).runs
+        kept = [tuple(r for r in run.rows if r.regime != "heldout_phrasing") for run in runs]
+        return Arm(name, tuple(Run(FOLDER, run.config, rows) for run, rows in zip(runs, kept)))
+
+    candidate, baseline = silent("b", 1), silent("a", 0)
+    arms.check_comparable(candidate, baseline)
+    found = verdicts(candidate, baseline)["rouge_l", "heldout_phrasing"]
+    assert found.verdict == "INCONCLUSIVE"
+    assert found.note == "no answer defines it"
+
+
 def test_a_candidate_that_never_converges_is_counted_and_passes_nothing() -> None:
     found = verdicts(arm("b", seed=1, rouge_l=0.5), arm("a"))["convergence_steps", "greedy"]
     assert found.verdict != "PASS"
