@@ -1,8 +1,8 @@
 """Random shapes on a GPU: every output and gradient against float64, beside the same type's error.
 
 Rule: with `own` the largest error that the reference makes in the inputs' own type, ours is within
-2 own, or within one rounding of the largest value where own is smaller than that. New memory is
-filled with NaN, and every gradient is computed twice and must be the same bit for bit.
+2 own, or, where own is smaller than that by luck (short texts, zeros), within one rounding of its
+largest value or within 4 roundings of float32 of the largest of all. New memory is filled with NaN, and every gradient is computed twice and must be the same bit for bit.
 
 python -m benchmarks.attention_agreement --cases 600 --processes 12
 """
@@ -141,10 +141,12 @@ def check(seeds: list[int]) -> tuple[int, list[str], dict[str, float]]:
     for seed in seeds:
         case = draw(seed)
         try:
-            for name, ours, own, largest in errors(case):
-                floor = ROUNDING[case.dtype] * largest
+            found = errors(case)
+            scale = max(largest for *_, largest in found)
+            for name, ours, own, largest in found:
+                floor = max(ROUNDING[case.dtype] * largest, 2**-21 * scale)
                 if not ours <= max(2 * own, floor):
-                    failed.append(f"{name}: {ours:.3g}, own {own:.3g}, largest {largest:.3g}: {case}")
+                    failed.append(f"{name}: {ours:.3g}, own {own:.3g}, of {largest:.3g}: {case}")
                 if own > floor / 2:
                     key = f"{str(case.dtype)[6:]} {name}"
                     worst[key] = max(worst.get(key, 0.0), ours / own)
@@ -154,7 +156,7 @@ def check(seeds: list[int]) -> tuple[int, list[str], dict[str, float]]:
 
 
 def beyond_float32() -> str:
-    """Scores that overflow a pivot taken from the own block, where the kernel has to start again."""
+    """Scores that a pivot from the own block can't hold: the kernel has to start again."""
     case = Case(0, "sinks", 1, 640, (4, 2), 64, 1, torch.bfloat16, False, False, False)
     generator = torch.Generator("cuda").manual_seed(3)
     q, k, v = (torch.randn(1, h, 640, 64, generator=generator, device="cuda") for h in (4, 2, 2))
@@ -185,10 +187,10 @@ def main() -> int:
             failed += bad
             for key, ratio in ratios.items():
                 worst[key] = max(worst.get(key, 0.0), ratio)
+    print("\n".join(failed[:20]))
     for key in sorted(worst):
         print(f"{key:14s} largest error over the reference's own: {worst[key]:.2f}")
     print(f"{done} cases, {len(failed)} failed")
-    print("\n".join(failed[:40]))
     return 1 if failed else 0
 
 

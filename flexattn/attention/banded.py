@@ -10,12 +10,14 @@ The backward pass computes the probabilities again from q, k and the windows: no
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 
 from flexattn.attention.lanes import LANES, copy_block, dot, exp_block, row_add, row_set, scale_block
@@ -26,6 +28,7 @@ __all__ = ["banded", "unsupported"]
 _NUMBA: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _SMALL = 1 << 16  # elements of q below which waking other threads costs more than it saves
 _STRETCH = 64  # fewest rows of one work item
+_SHARES = 2  # pieces of work for each thread, so that one that is held up holds up little
 _TILE = 32  # rows whose scores are held at a time; enough to keep a core's arithmetic busy
 _SCORES = 4096  # scores held at a time, to stay in the nearest cache
 
@@ -93,12 +96,13 @@ def _forward_item(  # type: ignore[no-untyped-def]
                         row_add(lanes, p[at + j], v, base_v + (t - j) * sv[2], out, at_o)
 
 
-@njit(parallel=True, **_NUMBA)
+@njit(**_NUMBA)
 def _forward(  # type: ignore[no-untyped-def]
-    lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound, stretch
+    lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound, stretch,
+    first, last,
 ):  # fmt: skip
     parts = (shape[4] + stretch - 1) // stretch
-    for item in prange(shape[1] * shape[2] * parts):
+    for item in range(first, last):
         pair, begin = item // parts, item % parts * stretch
         _forward_item(
             lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound,
@@ -168,19 +172,49 @@ def _backward_item(  # type: ignore[no-untyped-def]
                         row_add(lanes, ds[at + j], k, base_k + (t - j) * sk[2], dq, at_dq)
 
 
-@njit(parallel=True, **_NUMBA)
+@njit(**_NUMBA)
 def _backward(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
-    shape, scale, bound, stretch,
+    shape, scale, bound, stretch, first, last,
 ):  # fmt: skip
     parts = (shape[4] + stretch - 1) // stretch
-    for item in prange(shape[1] * shape[2] * parts):
+    for item in range(first, last):
         pair, begin = item // parts, item % parts * stretch
         _backward_item(
             lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
             shape, scale, bound, pair // shape[2], pair % shape[2],
             begin, min(begin + stretch, shape[4]),
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="banded")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.cache_clear)  # threads do not survive a fork
+
+
+def _spread(job: Any, arguments: tuple[Any, ...], items: int, threads: int) -> None:
+    """Do items 0 .. items - 1 on plain threads; the compiled loops hold no interpreter lock.
+
+    Not OpenMP: its waiting threads spin on the cores that torch's own waiting threads spin on.
+    """
+    if threads < 2 or items < 2:
+        job(*arguments, 0, items)
+        return
+    share = -(-items // (_SHARES * threads))
+    begins = iter(range(0, items, share))
+
+    def work() -> None:
+        for begin in begins:  # one counter for all threads; next() of a range is atomic
+            job(*arguments, begin, min(begin + share, items))
+
+    others = [_helpers(threads - 1).submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        other.result()
 
 
 def unsupported(q: Tensor) -> str | None:
@@ -210,18 +244,20 @@ def _windows(window: Tensor | None, widths: list[int]) -> tuple[np.ndarray, tupl
     return _flat(window), (0, *window.stride())
 
 
-def _plan(q: Tensor, k: Tensor, widths: list[int]) -> tuple[tuple[int, ...], int, int]:
-    """(choices, batch, kv heads, group, length), the longest reach, rows of a work item.
+def _plan(q: Tensor, k: Tensor, widths: list[int]) -> tuple[tuple[int, ...], int, int, int, int]:
+    """(choices, batch, kv heads, group, length), the longest reach, rows of an item, items, threads.
 
-    A stretch reads `reach` rows past its end again, so it is long against that; how work is cut never changes a bit.
+    An item reads `reach` rows past its end again, so it is long against that; how work is cut and
+    spread never changes a bit of the result.
     """
     batch, heads, length, _ = q.shape
     kv_heads = k.shape[1]
     bound = min(max(widths), length)
     stretch = length if batch * kv_heads >= 16 else max(_STRETCH, 2 * bound)
+    items = batch * kv_heads * -(-length // stretch)
     threads = 1 if q.numel() < _SMALL else torch.get_num_threads()
-    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
-    return (len(widths), batch, kv_heads, heads // kv_heads, length), bound, stretch
+    shape = (len(widths), batch, kv_heads, heads // kv_heads, length)
+    return shape, bound, stretch, items, threads
 
 
 def _slopes(slopes: Tensor | None, q: Tensor) -> np.ndarray:
@@ -260,14 +296,14 @@ def banded(
     out = empty_outputs(q, len(widths))
     if out.numel() == 0:
         return out
-    shape, bound, stretch = _plan(q, k, widths)
-    flat, strides = _windows(window, widths)
-    _forward(
+    shape, bound, stretch, items, threads = _plan(q, k, widths)
+    arguments = (
         (0,) * (q.shape[-1] // LANES),
         *(_flat(q), _strides(q), _flat(k), _strides(k), _flat(v), _strides(v)),
-        *(flat, strides, _slopes(slopes, q), _flat(out), _strides(out)),
+        *(*_windows(window, widths), _slopes(slopes, q), _flat(out), _strides(out)),
         *(shape, _scalar(q, scale), bound, stretch),
     )
+    _spread(_forward, arguments, items, threads)
     return out
 
 
@@ -287,15 +323,15 @@ def _banded_backward(
     dq, dk, dv = empty_like_q(q), empty_like_q(k), empty_like_q(v)
     if q.numel() == 0:
         return dq, dk, dv
-    shape, bound, stretch = _plan(q, k, widths)
-    flat, strides = _windows(window, widths)
-    _backward(
+    shape, bound, stretch, items, threads = _plan(q, k, widths)
+    arguments = (
         (0,) * (q.shape[-1] // LANES),
         *(_flat(q), _strides(q), _flat(k), _strides(k), _flat(v), _strides(v)),
-        *(flat, strides, _slopes(slopes, q), _flat(do), _strides(do)),
+        *(*_windows(window, widths), _slopes(slopes, q), _flat(do), _strides(do)),
         *(_flat(dq), _strides(dq), _flat(dk), _strides(dk), _flat(dv), _strides(dv)),
         *(shape, _scalar(q, scale), bound, stretch),
     )
+    _spread(_backward, arguments, items, threads)
     return dq, dk, dv
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 __all__ = ["decode"]
 
 LOG2E = tl.constexpr(1.4426950408889634)
-_ROWS = 64  # slots that a program reads at a time
+_ROWS = 32  # slots that a program reads at a time
 _PROGRAMS = 264  # two for each multiprocessor of an H100
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots", "sink_rows", "locals_", "per_stretch"])
 def decode_kernel(  # type: ignore[no-untyped-def]
     q, k, v, keys, values, position, part, scale, slots, sink_rows, locals_, per_stretch,
     HKV: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
@@ -76,7 +76,7 @@ def decode_kernel(  # type: ignore[no-untyped-def]
     tl.store(part + row * (D + 2) + D + 1, total, mask=o_g < G)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "rows", "stretches"])
 def merge_kernel(  # type: ignore[no-untyped-def]
     part, o, position, heads, rows, stretches,
     D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,

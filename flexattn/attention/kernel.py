@@ -68,7 +68,10 @@ def _probabilities(s, dist, reach):  # type: ignore[no-untyped-def]
     return p, tl.sum(p, 1)
 
 
-_STEADY = ["T", "N", "owned", "halo", "bound", "packed_low", "packed_high"]
+# read at run time: a new value compiles nothing
+_STEADY = [
+    "swb", "swh", "swt", "soc", "T", "N", "owned", "halo", "bound", "packed_low", "packed_high",
+]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_STEADY)
@@ -357,7 +360,7 @@ def _windowed(
         q, k, v, window, slopes, out,
         *_strides(q, k, v), *_window_strides(window), *_strides(out),
         scale, length, rows, owned, halo, bound, *_packed(widths),
-        BN=tile, num_warps=warps, **meta,
+        BN=tile, num_warps=warps, num_stages=1, **meta,
     )  # fmt: skip
     return out
 
@@ -388,7 +391,7 @@ def _windowed_backward(
         q, k, v, window, slopes, do, dq, dk, dv,
         *_strides(q, k, v), *_window_strides(window), *_strides(do, dq, dk, dv),
         scale, length, rows, owned, halo // 2, bound, *_packed(widths),
-        BN=tile, num_warps=warps, PRECISION=precision(q), **meta,
+        BN=tile, num_warps=warps, num_stages=1, PRECISION=precision(q), **meta,
     )  # fmt: skip
     return dq, dk, dv
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -22,6 +21,9 @@ __all__ = ["IMPLEMENTATIONS", "check_inputs", "local_attention", "local_attentio
 IMPLEMENTATIONS = ("auto", "reference", "banded", "triton")
 
 _logger = logging.getLogger(__name__)
+_said: set[tuple[str, torch.dtype, int]] = set()
+_HAS_NUMBA = find_spec("numba") is not None
+_HAS_TRITON = find_spec("triton") is not None
 
 
 def local_attention(
@@ -98,14 +100,14 @@ def _run(
 ) -> Tensor:
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if impl == "auto":
-        impl = _choice(q.device.type, q.dtype, q.shape[-1])
+        impl = fastest(q.device.type, q.dtype, q.shape[-1])
     if impl == "banded":
         from flexattn.attention import banded
 
         _refuse("q", banded.unsupported(q))
         return banded.banded(q, k, v, window, widths, slopes, scale)
     if impl == "triton":
-        if not _has("triton"):
+        if not _HAS_TRITON:
             raise ValueError("local_attention: impl='triton' needs Triton; pip install 'flexattn[triton]'")
         from flexattn.attention import kernel
 
@@ -121,21 +123,19 @@ def _run(
     return torch.stack([reference.attention(q, k, v, mask, scale, slopes) for mask in seen])
 
 
-@lru_cache(maxsize=None)
-def _has(library: str) -> bool:
-    return find_spec(library) is not None
-
-
-@lru_cache(maxsize=None)
-def _choice(device: str, dtype: torch.dtype, dim: int) -> str:
-    """The implementation for impl="auto", logged the first time for each kind of input."""
-    if device == "cpu" and dtype in (torch.float32, torch.float64) and dim % 8 == 0 and _has("numba"):
+def fastest(device: str, dtype: torch.dtype, dim: int) -> str:
+    """The implementation that impl="auto" takes, said in the log once for each kind of input."""
+    if device == "cpu" and dtype in (torch.float32, torch.float64) and dim % 8 == 0 and _HAS_NUMBA:
         chosen = "banded"
-    elif device == "cuda" and dtype != torch.float64 and 16 <= dim <= 128 and _has("triton"):
+    elif device == "cuda" and dtype != torch.float64 and 16 <= dim <= 128 and _HAS_TRITON:
         chosen = "triton"
     else:
         chosen = "reference"
-    _logger.info("local_attention: impl='auto' chose %s for %s, %s, head dim %d", chosen, device, dtype, dim)
+    if not torch.compiler.is_compiling() and (device, dtype, dim) not in _said:
+        _said.add((device, dtype, dim))
+        _logger.info(
+            "local_attention: impl='auto' took %s for %s, %s, head dim %d", chosen, device, dtype, dim
+        )
     return chosen
 
 
