@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -79,11 +81,15 @@ class RunLog:
         self._flushed_at = time.monotonic()
         self._head_at = 0.0
         self._last_seal: dict[str, Any] | None = None
+        self._sync_seal: dict[str, Any] | None = None
+        self._syncer = ThreadPoolExecutor(1, "flexattn-sync")
+        self._syncing: Future[None] | None = None
         self._queue: deque[tuple[int, Callable[[], None]]] = deque()
         self._waiting = 0
         self._idle = True
         self._state = threading.Condition()
         self._error: BaseException | None = None
+        self._told = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._ended = False
@@ -193,9 +199,19 @@ class RunLog:
                 if self._error is None:
                     self._settle()
             finally:
-                atexit.unregister(self.close)
+                self._syncer.shutdown()
+                atexit.unregister(self._close_at_exit)
                 self._files.close()
         self._raise()
+
+    def _close_at_exit(self) -> None:
+        """What nobody closed is written; an error that nobody saw becomes one line."""
+        told = self._error is not None and self._told
+        try:
+            self.close()
+        except AuditError as error:
+            if not told:
+                print(f"error: {error}", file=sys.stderr)
 
     def __enter__(self) -> RunLog:
         return self
@@ -234,7 +250,7 @@ class RunLog:
     def _launch(self) -> None:
         self._thread = threading.Thread(target=self._work, name="flexattn-log", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        atexit.register(self._close_at_exit)
         if self._chain.next_line == 1:
             line = event_line("run", self.folder.run_fields())
             self._put(1, lambda: self._take([line]))
@@ -261,6 +277,7 @@ class RunLog:
 
     def _raise(self) -> None:
         if self._error is not None:
+            self._told = True
             raise self._error
 
     # ---- the thread's side
@@ -305,7 +322,6 @@ class RunLog:
         self._tree.add(bytes.fromhex(self._chain.prev))
         self._buffer.append(line)
         self._flush()
-        self._files.sync()
         self._last_seal = {
             "schema": SCHEMA,
             "file": step_file_name(self._files.index),
@@ -315,19 +331,13 @@ class RunLog:
             "head": self._chain.prev,
             "root": self._tree.root().hex(),
         }
-        if time.monotonic() - self._head_at > HEAD_EVERY_S:
-            self._write_head()
+        self._sync_aside()
         if self._full():
+            self._settle()
             self._files.next_file()
 
     def _full(self) -> bool:
         return self._files.offset >= self.settings.segment_mb * 1e6
-
-    def _settle(self) -> None:
-        """Bring all that was taken to the disk."""
-        self._flush()
-        self._files.sync()
-        self._write_head()
 
     def _flush(self) -> None:
         if self._buffer:
@@ -336,9 +346,35 @@ class RunLog:
             self._buffered = 0
         self._flushed_at = time.monotonic()
 
+    def _sync_aside(self) -> None:
+        """Begin to bring the seal to the disk, unless the seal before still is on its way.
+
+        One sync at a time, aside: a disk that is slow then syncs several seals at once.
+        """
+        if self._syncing is not None:
+            if not self._syncing.done():
+                return
+            self._syncing.result()
+            if time.monotonic() - self._head_at > HEAD_EVERY_S:
+                self._write_head()
+        self._sync_seal = self._last_seal
+        try:
+            self._syncing = self._syncer.submit(self._files.sync)
+        except RuntimeError:  # the interpreter is going down and takes no work any more
+            self._files.sync()
+
+    def _settle(self) -> None:
+        """Bring all that was taken to the disk."""
+        self._flush()
+        if self._syncing is not None:
+            self._syncing.result()
+        self._files.sync()
+        self._sync_seal = self._last_seal
+        self._write_head()
+
     def _write_head(self) -> None:
-        """head.json names the last seal, which is on the disk before."""
-        if self._last_seal is not None and not self._files.comparing:
-            text = orjson.dumps(self._last_seal, option=orjson.OPT_INDENT_2)
+        """head.json names a seal only once that is on the disk."""
+        if self._sync_seal is not None and not self._files.comparing:
+            text = orjson.dumps(self._sync_seal, option=orjson.OPT_INDENT_2)
             write_file(self.folder.path / HEAD, text + b"\n")
             self._head_at = time.monotonic()
