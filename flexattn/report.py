@@ -20,6 +20,7 @@ from flexattn.evaluation.metrics import Terms
 from flexattn.evaluation.optimum import Rules, fixed_pairs, optimum_of
 from flexattn.evaluation.page import Optimum, Report, number
 from flexattn.evaluation.rows import REGIMES, summary
+from flexattn.evaluation.throughput import Rounds, read_bench
 from flexattn.lexicon.entries import Catalog, parse_catalog
 from flexattn.lexicon.weights import term_weights
 
@@ -44,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
         "--arm", nargs="+", action="append", default=[], metavar="RUN",
         help="run folders of a further arm, shown but not judged; may be given again",
     )  # fmt: skip
+    made.add_argument(
+        "--bench", nargs="+", default=[], metavar="FILE",
+        help="what bench train|log --json wrote: throughput and the log's cost",
+    )  # fmt: skip
     made.add_argument("--out", metavar="DIR", help="folder for report.json and index.html")
     made.add_argument("--seed", type=int, default=7, help="of the bootstrap; default 7")
     made.add_argument("--draws", type=int, default=DRAWS, help=f"default {DRAWS}")
@@ -61,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FlexAttnError(
             f"--draws {given.draws} --seed {given.seed}: expected 100 or more and 0 or more"
         )
-    report = compare(given.candidate, given.baseline, given.arm, given.seed, given.draws)
+    rounds = read_bench(given.bench)
+    report = compare(
+        given.candidate, given.baseline, given.arm, rounds, given.seed, given.draws
+    )
     show(report)
     if given.out:
         _write(report, Path(given.out))
@@ -72,6 +80,7 @@ def compare(
     candidate: Sequence[str],
     baseline: Sequence[str],
     others: Sequence[Sequence[str]],
+    rounds: Rounds,
     seed: int,
     draws: int,
 ) -> Report:
@@ -82,7 +91,7 @@ def compare(
     arms.check_comparable(ours, theirs)
     rng = np.random.default_rng(seed)
     return Report(
-        acceptance=acceptance.judge(ours, theirs, rng, draws),
+        acceptance=acceptance.judge(ours, theirs, rng, draws, rounds),
         candidate=ours,
         baseline=theirs,
         others=more,

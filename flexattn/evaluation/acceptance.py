@@ -7,6 +7,7 @@ of zero). All KPIs must pass, so no correction for multiplicity is needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from flexattn.evaluation import compare
 from flexattn.evaluation.arms import REACHED, Arm, convergence, smoothed
 from flexattn.evaluation.compare import Bounds
 from flexattn.evaluation.rows import REGIMES
+from flexattn.evaluation.throughput import Rounds
 
 Floats = npt.NDArray[np.float64]
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
@@ -26,6 +28,9 @@ EXIT_CODES = {"PASS": 0, "FAIL": 1, "ERROR": 1, "INCONCLUSIVE": 3}
 MIN_SEEDS = 3  # fewer runs an arm show no spread between seeds
 NOT_BELOW = 0.01  # margin of non-inferiority, a share
 DRIFT = 0.05  # margin of equivalence between greedy and top-p, a share
+STEADY = 0.15  # largest coefficient of variation of the throughput
+OVERHEAD = 0.05  # largest share of the throughput that the log may cost
+MIN_ROUNDS = 5  # of a throughput comparison
 NOISE = "noise_10"
 
 
@@ -94,7 +99,11 @@ class Acceptance:
 
 
 def judge(
-    candidate: Arm, baseline: Arm, rng: np.random.Generator, draws: int = compare.DRAWS
+    candidate: Arm,
+    baseline: Arm,
+    rng: np.random.Generator,
+    draws: int = compare.DRAWS,
+    rounds: Rounds | None = None,
 ) -> Acceptance:
     """Compare two arms that `arms.check_comparable` lets pass.
 
@@ -103,6 +112,7 @@ def judge(
       baseline: what there was.
       rng: of the bootstrap.
       draws: of the bootstrap.
+      rounds: throughput measured in turns, if it was.
     """
 
     def ratio(name: str, at_least: float | None, at_most: float | None, rule: str) -> Verdict:
@@ -122,13 +132,11 @@ def judge(
         _variance(candidate, baseline),
         *(_drift(candidate, name, rng, draws) for name in ("term_recall", "rouge_l")),
     ]
+    measured = rounds or Rounds({}, {})
     kpis += [
-        Verdict(name, "", rule, "INCONCLUSIVE", note="not measured by this report")
-        for name, rule in (
-            ("tokens_per_s", "candidate / baseline >= 0.90"),
-            ("throughput_cv", "coefficient of variation <= 0.15"),
-            ("log_overhead", "1 - with log / without log <= 0.05"),
-        )
+        _throughput(measured, rng, draws),
+        _steadiness(measured, rng, draws),
+        _overhead(measured, rng, draws),
     ]
     return Acceptance(tuple(kpis))
 
@@ -234,6 +242,56 @@ def _variance(candidate: Arm, baseline: Arm) -> Verdict:
         verdict, baseline=float(theirs.var(ddof=1)), candidate=float(ours.var(ddof=1))
     )
     return _decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, None)
+
+
+def _throughput(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
+    sides = rounds.train
+    verdict = _timed("tokens_per_s", "candidate / baseline >= 0.90", 0.90, sides, "baseline")
+    if not verdict.seeds:
+        return verdict
+    bounds = compare.paired_ratio(sides["candidate"], sides["baseline"], rng, draws)
+    if "control" in sides:
+        same = compare.paired_ratio(sides["control"], sides["baseline"], rng, draws)
+        note = f"the baseline against itself: {same.lower:.3f} .. {same.upper:.3f}"
+        verdict = _with(verdict, note=note)
+    return _decided(verdict, bounds, bounds.lower >= 0.90, bounds.upper < 0.90, None)
+
+
+def _steadiness(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
+    rule = f"coefficient of variation of the candidate's rounds <= {STEADY}"
+    verdict = _timed("throughput_cv", rule, STEADY, rounds.train, "candidate")
+    if not verdict.seeds:
+        return verdict
+    bounds = compare.variation(rounds.train["candidate"], rng, draws)
+    return _decided(verdict, bounds, bounds.upper <= STEADY, bounds.lower > STEADY, None)
+
+
+def _overhead(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
+    rule = f"1 - with log / without log <= {OVERHEAD}"
+    sides = {"candidate": rounds.log.get("with"), "baseline": rounds.log.get("without")}
+    known = {name: values for name, values in sides.items() if values is not None}
+    verdict = _timed("log_overhead", rule, OVERHEAD, known, "baseline")
+    if not verdict.seeds:
+        return verdict
+    ratio = compare.paired_ratio(known["candidate"], known["baseline"], rng, draws)
+    bounds = Bounds(1 - ratio.estimate, 1 - ratio.upper, 1 - ratio.lower, ratio.seeds)
+    return _decided(verdict, bounds, bounds.upper <= OVERHEAD, bounds.lower > OVERHEAD, None)
+
+
+def _timed(
+    name: str, rule: str, margin: float, sides: Mapping[str, Floats], other: str
+) -> Verdict:
+    """A verdict over rounds; it has none where a side is missing or there are too few."""
+    blank = Verdict(name, "", rule, "INCONCLUSIVE", margin=margin)
+    if not {"candidate", other} <= sides.keys():
+        return _with(blank, note="not measured; give --bench")
+    count = len(sides["candidate"])
+    if count < MIN_ROUNDS:
+        return _with(blank, note=f"{count} rounds, expected {MIN_ROUNDS} or more")
+    return _with(
+        blank, seeds=count, prompts=1,
+        candidate=float(sides["candidate"].mean()), baseline=float(sides[other].mean()),
+    )  # fmt: skip
 
 
 # ---- parts -----------------------------------------------------------------------------

@@ -144,6 +144,13 @@ def paired_ratio(
     return mean_ratio(candidate[:, None], baseline[:, None], rng, draws)
 
 
+def variation(values: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Bounds:
+    """Coefficient of variation of independent rounds, [K], by a bootstrap over them."""
+    picks = values[rng.integers(0, len(values), (draws, len(values)))]
+    again = picks.std(1, ddof=1) / picks.mean(1)
+    return _between(float(values.std(ddof=1) / values.mean()), again, len(values))
+
+
 def seeds_needed(per_seed: Floats, margin: float) -> int | None:
     """Seeds at which a bound clears `margin` with a power of 80 %, if the mean effect is the truth.
 
