@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -9,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexattn.config import resolve_path
+from flexattn.config import load_config, resolve_path
+from flexattn.corpus import Corpus, Record
 from flexattn.env import core as core_module
 from flexattn.env.core import Core
 from flexattn.env.vocabulary import END
 from flexattn.env.world import World
 from flexattn.errors import EnvironmentSpecError
-from flexattn.lexicon.entries import load_catalog, parse_catalog
+from flexattn.lexicon.entries import Entry, load_catalog, parse_catalog
 
 Case = dict[str, Any]
 Derive = Callable[[Case], list[Case]]
@@ -187,12 +190,36 @@ def test_the_step_is_rewarded_for_the_emitted_and_goes_on_from_the_written(world
     assert core.written(0).tolist() == target.tolist()
 
 
+def test_with_soft_teacher_a_character_is_worth_the_teachers_probability() -> None:
+    answer = "寒热往来"
+    logprobs = tuple({char: math.log(0.6), "风": math.log(0.3)} for char in answer)
+    records = (
+        Record("0", "寒热", (), ("何谓寒热？",), answer, "train", logprobs),
+        Record("1", "风寒", (), ("何谓风寒？",), "风寒往来", "train"),
+    )
+    config = load_config("configs/medical.yaml", ["reward.soft=teacher", "env.guide=none"])
+    catalog = dataclasses.replace(
+        load_catalog(resolve_path("catalogs/medical.json")),
+        entries=(Entry(1, "往来", 2, None),),
+        banned=(),
+    )
+    world = World.build(Corpus(records, "small.jsonl", "0" * 64), catalog, config)
+    ids = world.vocabulary.ids
+    core = Core(world, 4)
+    core.reset(record_indices=[0, 0, 0, 1])
+    steps = core.step(np.zeros(4), np.zeros(4), [ids["寒"], ids["风"], ids["来"], ids["寒"]])
+    # the last record has no probabilities: a character next to the target counts 0.3
+    assert steps.chi_soft == pytest.approx([0.6, 0.3, 0.0, 0.3])
+
+
 def test_what_does_not_fit_is_refused_in_one_line(world: World) -> None:
     core = Core(world, 2)
     with pytest.raises(EnvironmentSpecError, match=r"lp_index holds 0\.\.9"):
         core.step([0, 0], [0, 9], [3, 3])
     with pytest.raises(EnvironmentSpecError, match="char has shape"):
         core.step([0, 0], [0, 0], [3])
+    with pytest.raises(EnvironmentSpecError, match="written has shape"):
+        core.step([0, 0], [0, 0], [3, 3], [3])
     with pytest.raises(EnvironmentSpecError, match="expected 2 indices"):
         core.reset(record_indices=[0, 10**6])
     with pytest.raises(EnvironmentSpecError, match="question"):

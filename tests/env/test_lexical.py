@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import json
 from typing import Any
 
@@ -8,10 +9,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import FlattenObservation, RecordEpisodeStatistics
 
 import flexattn  # noqa: F401  registers the environment
 from flexattn.config import load_config, resolve_path
 from flexattn.corpus import Corpus, load_corpus
+from flexattn.env import lexical
 from flexattn.env.lexical import LexicalEnv
 from flexattn.env.vocabulary import END, UNK
 from flexattn.env.world import World
@@ -23,6 +26,24 @@ def test_made_without_arguments_it_is_the_medical_default_and_passes_gymnasiums_
     env = gymnasium.make("flexattn/Lexical-v0")
     assert len(env.unwrapped.world.train) >= 300  # type: ignore[attr-defined]
     check_env(env.unwrapped)
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    assert doctest.testmod(lexical).failed == 0
+
+
+@pytest.mark.parametrize("wrapper", [RecordEpisodeStatistics, FlattenObservation])
+def test_gymnasiums_wrappers_go_around_it(world: World, wrapper: Any) -> None:
+    env = wrapper(LexicalEnv(world=world))
+    env.reset(seed=0)
+    info: dict[str, Any] = {}
+    over = cut = False
+    while not (over or cut):
+        legal = env.unwrapped.action_masks()[8:]
+        observation, _, over, cut, info = env.step([0, 0, np.flatnonzero(legal)[-1]])
+        assert env.observation_space.contains(observation)
+    if wrapper is RecordEpisodeStatistics:
+        assert info["episode"]["l"] <= world.longest_answer + world.settings.slack
 
 
 def test_an_actor_sees_the_same_whatever_the_future_holds(world: World) -> None:
