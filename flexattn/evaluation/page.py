@@ -14,9 +14,9 @@ from html import escape
 from flexattn.evaluation import pictures
 from flexattn.evaluation.acceptance import Acceptance, Verdict
 from flexattn.evaluation.arms import Arm
-from flexattn.evaluation.metrics import Terms
+from flexattn.evaluation.metrics import Terms, histogram
 from flexattn.evaluation.pictures import Line
-from flexattn.evaluation.rows import REGIMES, Row, summary
+from flexattn.evaluation.rows import REGIMES, Row, choice_counts, summary
 
 SHOWN = (
     "term_recall", "rouge_l", "word_noncompliance", "typo_rate", "net_lexical", "lp_selectivity",
@@ -206,22 +206,16 @@ def _choices(report: Report) -> str:
     drawn = []
     for name, of in (("Lh", lambda row: row.Lh_steps), ("Lp", lambda row: row.Lp_steps)):
         counts = {
-            arm.name: _steps(of(row) for row in arm.final_rows("greedy")) for arm in report.arms
+            arm.name: choice_counts(of(row) for row in arm.final_rows("greedy"))
+            for arm in report.arms
         }
         choices = sorted({choice for count in counts.values() for choice in count})
         shares = {
-            arm: {str(c): count[c] / max(1, count.total()) for c in choices}
+            arm: {str(c): part for c, part in histogram(count.elements(), choices).items()}
             for arm, count in counts.items()
         }
         drawn.append(pictures.bars(shares, f"{name}, characters", "share of greedy steps"))
     return "".join(drawn)
-
-
-def _steps(counts: Iterable[Mapping[str, int]]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for count in counts:
-        total.update({int(choice): n for choice, n in count.items()})
-    return total
 
 
 def _spread(report: Report) -> str:

@@ -177,14 +177,19 @@ def summary(rows: Collection[Row]) -> dict[str, float | None]:
     found["lh_selectivity"] = _selectivity(
         [row.turning for row in rows], [row.Lh_steps for row in rows]
     )
-    for name, counts in (("Lh", [r.Lh_steps for r in rows]), ("Lp", [r.Lp_steps for r in rows])):
-        total: Counter[str] = Counter()
-        for count in counts:
-            total.update(count)
-        steps = sum(total.values())
-        shares = {int(choice): n / steps for choice, n in total.items()} if steps else {}
-        found[f"{name}_entropy"] = metrics.entropy(shares) if steps else None
+    for name, made in (("Lh", [r.Lh_steps for r in rows]), ("Lp", [r.Lp_steps for r in rows])):
+        counts = choice_counts(made)
+        shares = metrics.histogram(counts.elements(), sorted(counts))
+        found[f"{name}_entropy"] = metrics.entropy(shares) if counts else None
     return found
+
+
+def choice_counts(rows: Iterable[Mapping[str, int]]) -> Counter[int]:
+    """Steps of each choice over several rows' `Lh_steps` or `Lp_steps`."""
+    total: Counter[int] = Counter()
+    for counts in rows:
+        total.update({int(choice): n for choice, n in counts.items()})
+    return total
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from flexattn.evaluation import metrics
 from flexattn.evaluation.metrics import Perturbation, Terms
+from flexattn.lexicon.reference import find_terms
 
 MARKS = frozenset("，。、；：")
 TERMS = Terms.of(["神经氨酸酶", "抑制剂", "流感病毒", "流感", "病毒", "奥司他韦"])
@@ -35,6 +36,12 @@ def edits(a: str, b: str) -> int:
 )
 def test_terms_are_found_leftmost_and_longest(text: str, found: list[tuple[int, str]]) -> None:
     assert TERMS.find(text) == found
+
+
+@given(st.text("神经氨酸酶流感病毒", max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_terms_are_found_where_the_lexicons_definition_finds_them(text: str) -> None:
+    assert TERMS.find(text) == find_terms(text, TERMS.terms, longest=5)
 
 
 @pytest.mark.parametrize(
