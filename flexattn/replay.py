@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", nargs="?", help="run folder, such as logs/smoke")
     add("--json", action="store_true", help="print the report as JSON")
-    add("--chain", action="store_true", help="verify hashes and form alone")
+    add("--chain", action="store_true", help="verify hashes and the order of events alone")
     add("--head", metavar="HASH", help="the last seal's hash as kept elsewhere, 8 digits or more")
     add("--episode", type=int, metavar="N", help="show one episode, step by step")
     add("--html", metavar="FILE", help="write one self-contained page")

@@ -6,7 +6,7 @@ float64 rounded to 9 decimals by `rounded`, the one place where a logged number 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -259,30 +259,30 @@ def is_hex(value: object, digits: int) -> bool:
     return isinstance(value, str) and len(value) == digits and _HEX.issuperset(value)
 
 
-def wrong_kind(field: Field, value: object) -> str | None:
-    """What was expected of `value`, in words, or None where it fits its field."""
-    kind = field.kind
-    if kind == "int":
-        fits = type(value) is int and 0 <= value <= MAX_INTEGER
-        return None if fits else "a whole number from 0 to 2**53 - 1"
-    if kind == "float":
-        return None if type(value) is float else "a number with a decimal point"
-    if kind == "str":
-        return None if isinstance(value, str) and value else "a text that is not empty"
-    if kind == "text":
-        return None if isinstance(value, str) else "a text"
-    if kind == "hash":
-        return None if is_hex(value, 64) else "64 hex digits"
-    if kind == "short":
-        return None if is_hex(value, 8) else "8 hex digits"
-    if kind == "shorts":
-        fits = isinstance(value, str) and len(value) % 8 == 0 and _HEX.issuperset(value)
-        return None if fits else "8 hex digits for each line"
-    if kind == "hashes":
-        fits = isinstance(value, list) and all(is_hex(v, 64) for v in value)
-        return None if fits else "a list of hashes of 64 hex digits"
-    fits = value is None or isinstance(value, str) or type(value) is int
-    return None if fits else "a text, a whole number or null"
+# kind -> (does a value fit it, what was expected)
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "int": (
+        lambda v: type(v) is int and 0 <= v <= MAX_INTEGER,
+        "a whole number from 0 to 2**53 - 1",
+    ),
+    "float": (lambda v: type(v) is float and v - v == 0.0, "a number with a decimal point"),
+    "str": (lambda v: isinstance(v, str) and v != "", "a text that is not empty"),
+    "text": (lambda v: isinstance(v, str), "a text"),
+    "hash": (lambda v: is_hex(v, 64), "64 hex digits"),
+    "short": (lambda v: is_hex(v, 8), "8 hex digits"),
+    "shorts": (
+        lambda v: isinstance(v, str) and len(v) % 8 == 0 and _HEX.issuperset(v),
+        "8 hex digits for each line",
+    ),
+    "hashes": (
+        lambda v: isinstance(v, list) and all(is_hex(x, 64) for x in v),
+        "a list of hashes of 64 hex digits",
+    ),
+    "id": (
+        lambda v: v is None or isinstance(v, str) or type(v) is int,
+        "a text, a whole number or null",
+    ),
+}
 
 
 def fields_of(line: Mapping[str, Any]) -> tuple[Field, ...] | None:
@@ -299,29 +299,41 @@ def defect(line: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """
     fields = fields_of(line)
     if fields is None:
-        return "event", repr(line["event"]), "one of " + ", ".join(EVENTS)
-    names = [f.name for f in fields]
-    for name in line:
-        if name != "event" and name not in names:
-            return name, "a key that no such line has", "only " + ", ".join(names)
+        return "event", repr(line["event"])[:80], "one of " + ", ".join(EVENTS)
+    keys = iter(line)
+    if "event" in line and next(keys) != "event":
+        return "event", "the key out of its place", "event as the first key"
+    key = next(keys, None)
     for field in fields:
-        if field.name not in line:
-            if not field.optional:
-                return field.name, "nothing", "the key in every such line"
-            continue
-        value = line[field.name]
-        expected = wrong_kind(field, value)
-        if expected:
-            return field.name, repr(value)[:80], expected
-    order = [n for n in (["event"] if "event" in line else []) + names if n in line]
-    if list(line) != order:
-        moved = next(found for found, want in zip(line, order, strict=True) if found != want)
-        return moved, "the key out of its place", "the order " + ", ".join(order)
+        if key != field.name:
+            if field.optional and field.name not in line:
+                continue
+            return _key_defect(line, fields, field)
+        fits, expected = _KINDS[field.kind]
+        if not fits(line[key]):
+            return key, repr(line[key])[:80], expected
+        key = next(keys, None)
+    if key is not None:
+        return _key_defect(line, fields, fields[-1])
     if "event" not in line and len(line["a"]) > 1:
         return "a", repr(line["a"])[:80], "one character, or none at the end"
     if "note" in line and line["note"] not in NOTES:
         return "note", repr(line["note"])[:80], "one of " + ", ".join(NOTES)
     return None
+
+
+def _key_defect(
+    line: Mapping[str, Any], fields: tuple[Field, ...], wanted: Field
+) -> tuple[str, str, str]:
+    """Which key is unknown, missing or out of its place, `wanted` being the one not found."""
+    names = [f.name for f in fields]
+    for name in line:
+        if name != "event" and name not in names:
+            return name, "a key that no such line has", "only " + ", ".join(names)
+    for field in fields:
+        if field.name not in line and not field.optional:
+            return field.name, "nothing", "the key in every such line"
+    return wanted.name, "the key out of its place", "the order " + ", ".join(names)
 
 
 def json_schema() -> dict[str, Any]:

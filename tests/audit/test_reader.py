@@ -102,7 +102,7 @@ def test_a_gigabyte_in_one_line_costs_no_memory(tmp_path: Path, write_log, episo
         "from flexattn.audit.folder import RunFolder\n"
         "from flexattn.audit.verify import verify\n"
         "print(verify(RunFolder.open(sys.argv[1])).findings[0].code)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder.path)],
