@@ -1,4 +1,4 @@
-"""A loop as in CleanRL: vector environment, statistics, masks, autoreset: python tests/compat/plain_loop.py"""
+"""A loop as in CleanRL, on the vector environment: python tests/compat/plain_loop.py"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Tianshou's DQN writes the characters, mask in the observation: python tests/compat/tianshou_dqn.py
+"""Tianshou's DQN writes the characters: python tests/compat/tianshou_dqn.py
 
-Needs: pip install tianshou. Tianshou's agents take one discrete action, so Lh and Lp are fixed.
+Needs: pip install tianshou. Tianshou's agents take one discrete action, so Lh and Lp are fixed; the
+mask stands in the observation.
 """
 
 from __future__ import annotations
