@@ -30,7 +30,7 @@ from flexattn.audit.query import statistics, write_parquet
 from flexattn.audit.reader import segments
 from flexattn.audit.schema import MAX_LINE_BYTES, json_schema
 from flexattn.audit.story import Told, episodes_of, parsed_step
-from flexattn.audit.verify import Check, Report, verify
+from flexattn.audit.verify import Report, verify
 from flexattn.audit.view import episode_view
 from flexattn.config import RewardSection
 from flexattn.domain import Domain
@@ -84,8 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(_proof(folder, args.prove, args.prove_since), ensure_ascii=False))
         return 0
     derivers = None if args.chain else derivers_of(folder)
-    check = checker(folder, derivers, args.workers) if derivers else None
-    report = verify(folder, check, args.head)
+    size = sum(file.stat().st_size for file in folder.step_files())
+    workers = args.workers if size >= POOL_FROM_BYTES else 1
+    if derivers is None:
+        report = verify(folder, None, args.head, workers)
+    else:
+        report = verify(folder, derivers.over(workers), args.head)
     if args.json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:
@@ -136,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", metavar="FILE", help="derive the cases of a conformance file")
     add("--older", metavar="FILE", help="check a log of the older form for what it holds")
     add("--schema", action="store_true", help="print the JSON Schema of a line")
-    add("--workers", type=int, default=2, help="processes that derive numbers (default: 2)")
+    add("--workers", type=int, default=2, help="processes for a long log (default: 2)")
     return parser
 
 
@@ -160,12 +164,7 @@ def derivers_of(folder: RunFolder) -> Derivers:
     return Derivers(world, catalog_of, folder.kind == "generate")
 
 
-def checker(folder: RunFolder, derivers: Derivers, workers: int) -> Check:
-    """Deriving in this process or, for a long log, in several."""
-    size = sum(file.stat().st_size for file in folder.step_files())
-    if workers < 2 or size < POOL_FROM_BYTES:
-        return derivers.check_all
-    return lambda batches: derivers.check_pooled(batches, workers)
+# ---- other files
 
 
 def _cases(file: Path) -> int:

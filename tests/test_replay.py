@@ -208,6 +208,10 @@ def test_workers_find_the_same_as_one_process(
     pooled = capsys.readouterr().out
     assert replay.main([str(log.folder), "--workers", "1"]) == 1
     assert capsys.readouterr().out == pooled
+    assert replay.main([str(log.folder), "--chain", "--workers", "2"]) == 1
+    hashed = capsys.readouterr().out
+    assert replay.main([str(log.folder), "--chain", "--workers", "1"]) == 1
+    assert capsys.readouterr().out == hashed
     assert ": reward is " in pooled
 
 

@@ -36,6 +36,7 @@ class Segment:
       torn: bytes after the last newline of the log.
       findings: what its seal does not vouch for; filled by `Verifier`.
       stopped: whether reading stops here, because of what the finding says.
+      holds: whether its seal is known to close these very lines; None where nobody looked yet.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class Segment:
     torn: bytes = b""
     findings: list[Finding] = field(default_factory=list)
     stopped: bool = False
+    holds: bool | None = None
 
     @property
     def next_file_line(self) -> int:
@@ -201,7 +203,7 @@ class Verifier:
         self.last_seal = (file, here)
 
     def _check_lines(self, segment: Segment, seal: Seal) -> None:
-        broken = break_in(segment.lines, seal)
+        broken = None if segment.holds else break_in(segment.lines, seal)
         if broken is None:
             return
         line = segment.file_line + broken.index

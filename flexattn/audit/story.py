@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 
 from flexattn.audit.findings import Finding
-from flexattn.audit.lines import event_line
 from flexattn.audit.reader import Segment
 from flexattn.audit.schema import defect
 
@@ -69,20 +68,15 @@ class Story:
 
     def follow(self, segment: Segment) -> Iterator[Told]:
         """The episodes that `segment` completes."""
-        file = str(segment.file)
-        number, steps_from = segment.file_line, -1
-        lines = segment.lines
-        for i, line in enumerate(lines):
-            if not line.startswith(_EVENT):
-                if steps_from < 0:
-                    steps_from = i
-                continue
-            if steps_from >= 0:
-                self._steps(file, number + steps_from, lines[steps_from:i])
-                steps_from = -1
-            yield from self._event(file, number + i, line)
-        if steps_from >= 0:
-            self._steps(file, number + steps_from, lines[steps_from:])
+        file, number, lines = str(segment.file), segment.file_line, segment.lines
+        done = 0
+        for i in [i for i, line in enumerate(lines) if line.startswith(_EVENT)]:
+            if i > done:
+                self._steps(file, number + done, lines[done:i])
+            yield from self._event(file, number + i, lines[i])
+            done = i + 1
+        if done < len(lines):
+            self._steps(file, number + done, lines[done:])
         if segment.findings:
             self._lost = True
             if self._open is not None:
@@ -138,7 +132,7 @@ class Story:
             self._lost = True
             return
         kind = value["event"]
-        if event_line(kind, {k: v for k, v in value.items() if k != "event"}) != line:
+        if orjson.dumps(value) != line[:-1]:
             text = "the line holds the right values in other bytes than a writer's"
             self._note("not-canonical", file, number, text)
         if kind == "seal":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+from flexattn.audit.aside import hashed_aside
 from flexattn.audit.chain import GENESIS
 from flexattn.audit.findings import Finding
 from flexattn.audit.folder import EVALUATIONS, HEAD, RunFolder
@@ -130,13 +131,16 @@ def _rank(finding: Finding) -> tuple[bool, str, int, bool]:
     return not steps, finding.file, finding.line, finding.layer == "chain"
 
 
-def verify(folder: RunFolder, check: Check | None = None, head: str | None = None) -> Report:
+def verify(
+    folder: RunFolder, check: Check | None = None, head: str | None = None, workers: int = 1
+) -> Report:
     """Verify a run folder's log.
 
     Args:
       folder: the run.
       check: derives episodes; None to verify the chain and the form of lines alone.
       head: hash of the last seal as it was kept elsewhere, 64 hex digits, or its beginning.
+      workers: processes that hash; with 1 this one does.
     """
     files = folder.step_files()
     report = Report(str(folder.path), folder.kind, files=len(files), numbers=check is not None)
@@ -154,7 +158,8 @@ def verify(folder: RunFolder, check: Check | None = None, head: str | None = Non
         name = gap or "steps-00000.jsonl"
         text = "the file is missing; the log's lines stood there"
         found.add([Finding("file-missing", str(folder.path / name), 0, text)])
-    told = _told(segments(files), state)
+    parts = segments(files)
+    told = _told(hashed_aside(parts, workers) if workers > 1 else parts, state)
     if check is None:
         for _ in told:
             pass

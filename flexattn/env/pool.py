@@ -12,6 +12,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 from flexattn.audit.story import Told
+from flexattn.audit.verify import Check
 from flexattn.env.derive import Deriver, Difference, GenerationDeriver, Logged
 from flexattn.env.world import World
 from flexattn.errors import FlexAttnError
@@ -65,6 +66,12 @@ class Derivers:
                 differences = deriver.check([batch[n] for n in places])
                 found += [replace(d, episode=places[d.episode]) for d in differences]
         return found
+
+    def over(self, workers: int) -> Check:
+        """`check` for a whole run, in this process or in several."""
+        if workers < 2:
+            return self.check_all
+        return lambda batches: self.check_pooled(batches, workers)
 
     def check_all(self, batches: Iterator[list[Told]]) -> Iterator[list[Difference]]:
         """`check` for one batch after the other."""
