@@ -20,14 +20,15 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
-__all__ = ["BLOCK", "blocked", "precision"]
+__all__ = ["BLOCK", "blocked", "precision", "strides", "window_strides"]
 
 BLOCK = 128  # keys in a block of the pattern
 _STRETCHES = 32  # parts that the queries of a sink are cut into
 _BLOCK = tl.constexpr(BLOCK)
 LOG2E = tl.constexpr(1.4426950408889634)
+_SCANNED = 64  # tiles that one program looks over for such as ran short
 _TOO_MUCH = tl.constexpr(2.0**64)
-_STEADY = ["swb", "swh", "swt", "T", "bound", "chunk", "sink_tiles"]  # a new value compiles nothing
+_STEADY = ["swb", "swh", "T", "bound", "chunk", "sink_tiles"]  # a new value compiles nothing
 
 
 @triton.jit
@@ -41,10 +42,12 @@ def _window(window, at, mask, o_m, bound, TENSOR: tl.constexpr):  # type: ignore
 
 
 @triton.jit
-def _load(x, base, start, o_n, o_d, step, T, m_d, EDGE: tl.constexpr, TMA: tl.constexpr):  # type: ignore[no-untyped-def]
+def _load(  # type: ignore[no-untyped-def]
+    x, i_b, i_h, start, o_n, o_d, step, T, m_d, EDGE: tl.constexpr, TMA: tl.constexpr
+):  # fmt: skip
     """Rows start .. start + BN of a text, [BN, BD]; zeros past its end where EDGE."""
     if TMA:
-        rows = x.load([base, start, 0]).reshape(o_n.shape[0], o_d.shape[0])
+        rows = x.load([i_b, i_h, start, 0]).reshape(o_n.shape[0], o_d.shape[0])
     else:
         at = (start + o_n).to(tl.int64)
         mask = (at < T)[:, None] & m_d[None, :] if EDGE else m_d[None, :]
@@ -54,7 +57,7 @@ def _load(x, base, start, o_n, o_d, step, T, m_d, EDGE: tl.constexpr, TMA: tl.co
 
 @triton.jit
 def _edge(  # type: ignore[no-untyped-def]
-    b_q, k, v, base, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
+    b_q, k, v, i_b, i_kv, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
     BANDED: tl.constexpr, ALIBI: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Keys of which some queries see only a part: the query's own block, or a whole band."""
@@ -64,7 +67,7 @@ def _edge(  # type: ignore[no-untyped-def]
     total = tl.zeros([BM], tl.float32)
     b_o = tl.zeros([BM, o_d.shape[0]], tl.float32)
     for start in tl.range(begin, end, BN, num_stages=1):
-        b_k = _load(k, base, start, o_n, o_d, skt, T, m_d, True, TMA)
+        b_k = _load(k, i_b, i_kv, start, o_n, o_d, skt, T, m_d, True, TMA)
         s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * factor  # [BM, BN]
         dist = o_m[:, None] - (start + o_n)[None, :]
         if ALIBI:
@@ -74,11 +77,13 @@ def _edge(  # type: ignore[no-untyped-def]
         else:
             s = tl.where(dist >= 0, s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
-        pivot = tl.where(higher == float("-inf"), 0.0, higher)  # no key of this row seen as yet
+        pivot = higher
+        if BANDED:
+            pivot = tl.where(higher == float("-inf"), 0.0, higher)  # this row saw no key as yet
         p = tl.exp2(s - pivot[:, None])
         fade = tl.exp2(top - pivot)
         total = total * fade + tl.sum(p, 1)
-        b_v = _load(v, base, start, o_n, o_d, svt, T, m_d, True, TMA)
+        b_v = _load(v, i_b, i_kv, start, o_n, o_d, svt, T, m_d, True, TMA)
         b_o = tl.dot(p.to(b_v.dtype), b_v, b_o * fade[:, None], input_precision=PRECISION)
         top = higher
     return top, total, b_o
@@ -86,7 +91,7 @@ def _edge(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _whole(  # type: ignore[no-untyped-def]
-    top, total, b_o, b_q, k, v, base, n_sink, n_whole, local_from, o_m, o_n, o_d, m_d, skt, svt,
+    top, total, b_o, b_q, k, v, i_b, i_kv, n_sink, n_whole, local_from, o_m, o_n, o_d, m_d, skt, svt,
     factor, slope, T,
     LAZY: tl.constexpr, ALIBI: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -94,7 +99,7 @@ def _whole(  # type: ignore[no-untyped-def]
     BN: tl.constexpr = o_n.shape[0]
     for n in range(n_whole):
         start = tl.where(n < n_sink, n * BN, local_from + (n - n_sink) * BN)
-        b_k = _load(k, base, start, o_n, o_d, skt, T, m_d, False, TMA)
+        b_k = _load(k, i_b, i_kv, start, o_n, o_d, skt, T, m_d, False, TMA)
         s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # [BM, BN]
         if ALIBI:
             s = s * factor - slope * (o_m[:, None] - (start + o_n)[None, :])
@@ -108,24 +113,21 @@ def _whole(  # type: ignore[no-untyped-def]
             total = total * fade + tl.sum(p, 1)
             b_o *= fade[:, None]
             top = higher
-        b_v = _load(v, base, start, o_n, o_d, svt, T, m_d, False, TMA)
+        b_v = _load(v, i_b, i_kv, start, o_n, o_d, svt, T, m_d, False, TMA)
         b_o = tl.dot(p.to(b_v.dtype), b_v, b_o, input_precision=PRECISION)
     return top, total, b_o
 
 
-@triton.jit(do_not_specialize=_STEADY[:5])
-def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
-    q, k, v, window, sinks, locals_, slopes, o, lse,
+@triton.jit
+def _forward_tile(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, o, lse, again, i_m, i_h, batch,
     sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
     scale, T, bound,
     H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
     LAZY: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # heads side by side: those that share keys run together; long rows first
-    i_h = tl.program_id(0) % H
-    i_m = tl.num_programs(0) // H - 1 - tl.program_id(0) // H
-    i_b = tl.program_id(1).to(tl.int64)
+    i_b = batch.to(tl.int64)
     start_m = i_m * BM
     o_m = start_m + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
@@ -134,11 +136,12 @@ def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
     m_d = o_d < D
     m_q = m_m[:, None] & m_d[None, :]
     at_m = o_m.to(tl.int64)[:, None]
-    base = tl.program_id(1) * (H // G) + i_h // G
+    i_kv = i_h // G
     if not TMA:
-        k += i_b * skb + (i_h // G) * skh
-        v += i_b * svb + (i_h // G) * svh
-    b_q = tl.load(q + i_b * sqb + i_h * sqh + at_m * sqt + o_d[None, :], mask=m_q, other=0.0)
+        q += i_b * sqb + i_h * sqh
+        k += i_b * skb + i_kv * skh
+        v += i_b * svb + i_kv * svh
+    b_q = _load(q, batch, i_h, start_m, tl.arange(0, BM), o_d, sqt, T, m_d, True, TMA)
     factor = scale * LOG2E
     slope = 0.0
     if ALIBI:
@@ -151,7 +154,7 @@ def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
     else:
         begin = start_m // BN * BN
     top, total, b_o = _edge(
-        b_q, k, v, base, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
+        b_q, k, v, batch, i_kv, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
         BANDED, ALIBI, TMA, PRECISION,
     )  # fmt: skip
     if not BANDED:
@@ -159,24 +162,66 @@ def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
         n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
         n_whole = n_sink + (begin - local_from) // BN
         top, total, b_o = _whole(
-            top, total, b_o, b_q, k, v, base, n_sink, n_whole, local_from, o_m, o_n, o_d, m_d,
-            skt, svt, factor, slope, T, LAZY, ALIBI, TMA, PRECISION,
+            top, total, b_o, b_q, k, v, batch, i_kv, n_sink, n_whole, local_from, o_m, o_n, o_d,
+            m_d, skt, svt, factor, slope, T, LAZY, ALIBI, TMA, PRECISION,
         )  # fmt: skip
         if LAZY:
-            # a key beat the largest of the own block by so much that float32 runs short: once more, with care
-            if tl.max(total) > _TOO_MUCH:
-                top, total, b_o = _edge(
-                    b_q, k, v, base, begin, end, o_m, o_n, o_d, m_d, reach, skt, svt, factor,
-                    slope, T, BANDED, ALIBI, TMA, PRECISION,
-                )  # fmt: skip
-                top, total, b_o = _whole(
-                    top, total, b_o, b_q, k, v, base, n_sink, n_whole, local_from, o_m, o_n, o_d,
-                    m_d, skt, svt, factor, slope, T, False, ALIBI, TMA, PRECISION,
-                )  # fmt: skip
+            # a key beat the largest of the own block by so much that float32 runs short
+            too_much = (tl.max(total) > _TOO_MUCH).to(tl.int32)
+            tl.store(again + (i_b * H + i_h) * tl.cdiv(T, BM) + i_m, too_much)
     b_o = b_o / total[:, None]
     o += i_b * sob + i_h * soh
     tl.store(o + at_m * sot + o_d[None, :], b_o.to(o.dtype.element_ty), mask=m_q)
     tl.store(lse + (i_b * H + i_h) * T + o_m, top + tl.log2(total), mask=m_m)
+
+
+@triton.jit(do_not_specialize=_STEADY[:4])
+def blocked_fwd_kernel(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, o, lse, again,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+    scale, T, bound,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
+    LAZY: tl.constexpr, TMA: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # heads side by side: those that share keys run together; long rows first
+    i_h = tl.program_id(0) % H
+    i_m = tl.num_programs(0) // H - 1 - tl.program_id(0) // H
+    _forward_tile(
+        q, k, v, window, sinks, locals_, slopes, o, lse, again, i_m, i_h, tl.program_id(1),
+        sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+        scale, T, bound, H, G, D, BD, BM, BN, BANDED, TENSOR, ALIBI, LAZY, TMA, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_STEADY[:4])
+def blocked_again_kernel(  # type: ignore[no-untyped-def]
+    q, k, v, window, sinks, locals_, slopes, o, lse, again,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+    scale, T, bound,
+    H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, BANDED: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr,
+    PRECISION: tl.constexpr, SCANNED: tl.constexpr,
+):  # fmt: skip
+    """The tiles that ran short once more, largest score followed step by step. Rarely any.
+
+    A kernel of its own: as a branch of the first it made ptxas wait for every product in turn.
+    """
+    tiles = tl.cdiv(T, BM)
+    begin = tl.program_id(0) * SCANNED
+    at = (tl.program_id(1).to(tl.int64) * H * tiles) + begin
+    here = tl.minimum(begin + SCANNED, H * tiles) - begin
+    o_s = tl.arange(0, SCANNED)
+    if tl.max(tl.load(again + at + o_s, mask=o_s < here, other=0)) > 0:
+        for n in range(here):
+            if tl.load(again + at + n) > 0:
+                _forward_tile(
+                    q, k, v, window, sinks, locals_, slopes, o, lse, again,
+                    (begin + n) % tiles, (begin + n) // tiles, tl.program_id(1),
+                    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
+                    scale, T, bound, H, G, D, BD, BM, BN, BANDED, TENSOR, ALIBI, False, False,
+                    PRECISION,
+                )  # fmt: skip
 
 
 @triton.jit
@@ -205,7 +250,7 @@ def _dq_step(  # type: ignore[no-untyped-def]
     return tl.dot(ds.to(b_k.dtype), b_k, acc, input_precision=PRECISION)
 
 
-@triton.jit(do_not_specialize=_STEADY[:5])
+@triton.jit(do_not_specialize=_STEADY[:4])
 def blocked_bwd_kernel_dq(  # type: ignore[no-untyped-def]
     q, k, v, window, sinks, locals_, slopes, o, do, lse, delta, dq,
     sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, sob, soh, sot,
@@ -377,35 +422,35 @@ def _backward_plan(q: Tensor) -> dict[str, Any]:
 
 
 def _described(x: Tensor, rows: int) -> TensorDescriptor:
-    """What the copy engine needs to know of x [B, Hkv, T, D] to fetch `rows` rows at a time."""
-    flat = x.flatten(0, 1)
-    return TensorDescriptor.from_tensor(flat, [1, rows, x.shape[-1]])
+    """What the copy engine needs to know of x [B, H, T, D] to fetch `rows` rows at a time."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, x.shape[-1]])
 
 
-def _copy_engine(k: Tensor, v: Tensor) -> bool:
-    """Whether keys and values can be fetched by Hopper's copy engine (TMA)."""
+def _copy_engine(*tensors: Tensor) -> bool:
+    """Whether q, k and v can be fetched by Hopper's copy engine (TMA)."""
+    q = tensors[0]
     return (
-        k.is_cuda
-        and k.dtype != torch.float32
-        and k.shape[-1] in (32, 64, 128)
-        and k.is_contiguous()
-        and v.is_contiguous()
-        and k.data_ptr() % 16 == 0
-        and v.data_ptr() % 16 == 0
-        and torch.cuda.get_device_capability(k.device) >= (9, 0)
+        q.is_cuda
+        and q.dtype != torch.float32
+        and q.shape[-1] in (32, 64, 128)
+        and all(x.data_ptr() % 16 == 0 for x in tensors)
+        and all(step * x.element_size() % 16 == 0 for x in tensors for step in x.stride()[:-1])
+        and torch.cuda.get_device_capability(q.device) >= (9, 0)
     )
 
 
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
+def strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(stride for x in tensors for stride in x.stride()[:-1])
 
 
-def _window_strides(window: Tensor | None) -> tuple[int, int, int]:
+def window_strides(window: Tensor | None) -> tuple[int, int, int]:
+    """(batch, head, position); a stride that is never stepped counts as 1."""
     if window is None:
-        return 0, 0, 0
+        return 0, 0, 1
+    along = window.stride(-1) if window.shape[-1] > 1 else 1
     if window.dim() == 2:
-        return window.stride(0), 0, window.stride(1)
-    return window.stride(0), window.stride(1), window.stride(2)
+        return window.stride(0), 0, along
+    return window.stride(0), window.stride(1), along
 
 
 def _meta(q: Tensor, k: Tensor, window: Tensor | None, sinks: Tensor | None, slopes: Tensor | None) -> dict[str, Any]:
@@ -441,18 +486,27 @@ def _blocked(
     batch, heads, length, _ = q.shape
     lse = q.new_empty((batch, heads, length), dtype=torch.float32)
     if out.numel():
-        tma = sinks is not None and _copy_engine(k, v)
+        tma = sinks is not None and _copy_engine(q, k, v)
         chosen = _forward_plan(q, tma)
-        rows = chosen["BN"]
-        grid = (heads * triton.cdiv(length, chosen["BM"]), batch)
-        blocked_fwd_kernel[grid](
-            q, _described(k, rows) if tma else k, _described(v, rows) if tma else v,
-            window, sinks, locals_, slopes, out, lse,
-            *_strides(q, k, v), *_window_strides(window), *_strides(out),
+        tiles = triton.cdiv(length, chosen["BM"])
+        lazy = sinks is not None and q.dtype == torch.bfloat16
+        again = q.new_empty((batch, heads, tiles), dtype=torch.int32) if lazy else None
+        rows = (chosen["BM"], chosen["BN"], chosen["BN"])
+        fetched = [_described(x, n) if tma else x for x, n in zip((q, k, v), rows)]
+        tensors = (window, sinks, locals_, slopes, out, lse, again)
+        numbers = (
+            *strides(q, k, v), *window_strides(window), *strides(out),
             scale, length, min(bound, length),
-            LAZY=q.dtype == torch.bfloat16, TMA=tma,
-            **_meta(q, k, window, sinks, slopes), **chosen,
         )  # fmt: skip
+        meta = _meta(q, k, window, sinks, slopes)
+        blocked_fwd_kernel[(heads * tiles, batch)](
+            *fetched, *tensors, *numbers, LAZY=lazy, TMA=tma, **meta, **chosen
+        )
+        if lazy:
+            blocked_again_kernel[(triton.cdiv(heads * tiles, _SCANNED), batch)](
+                q, k, v, *tensors, *numbers, SCANNED=_SCANNED, **meta,
+                BM=chosen["BM"], BN=chosen["BN"], num_warps=8, num_stages=1,
+            )  # fmt: skip
     return out, lse
 
 
@@ -484,7 +538,7 @@ def _blocked_backward(
     grid = (heads * triton.cdiv(length, chosen["BM"]), batch)
     blocked_bwd_kernel_dq[grid](
         q, k, v, window, sinks, locals_, slopes, out, do, lse, delta, dq,
-        *_strides(q, k, v), *_window_strides(window), *_strides(out, do, dq),
+        *strides(q, k, v), *window_strides(window), *strides(out, do, dq),
         scale, length, min(bound, length), **meta, **chosen,
     )  # fmt: skip
     key_tiles = triton.cdiv(length, chosen["BN"])
@@ -495,7 +549,7 @@ def _blocked_backward(
     grid = (key_tiles + sink_tiles * (_STRETCHES - 1), batch * kv_heads)
     blocked_bwd_kernel_dkv[grid](
         q, k, v, window, sinks, locals_, slopes, do, lse, delta, dk, dv, part,
-        *_strides(q, k, v), *_window_strides(window), *_strides(do, dk, dv),
+        *strides(q, k, v), *window_strides(window), *strides(do, dk, dv),
         scale, length, min(bound, length), chunk, sink_tiles,
         STRETCHES=_STRETCHES, **meta, **chosen,
     )  # fmt: skip

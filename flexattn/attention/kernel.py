@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flexattn.attention.blocked import blocked, precision
+from flexattn.attention.blocked import blocked, precision, strides, window_strides
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["fits_tile", "unsupported", "windowed"]
@@ -69,9 +69,7 @@ def _probabilities(s, dist, reach):  # type: ignore[no-untyped-def]
 
 
 # read at run time: a new value compiles nothing
-_STEADY = [
-    "swb", "swh", "swt", "soc", "T", "N", "owned", "halo", "bound", "packed_low", "packed_high",
-]  # fmt: skip
+_STEADY = ["swb", "swh", "T", "N", "owned", "halo", "bound", "packed_low", "packed_high"]
 
 
 @triton.jit(do_not_specialize=_STEADY)
@@ -302,18 +300,6 @@ def _whole(*tensors: Tensor) -> bool:
     return all(x.is_contiguous() for x in tensors)
 
 
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(stride for x in tensors for stride in x.stride()[:-1])
-
-
-def _window_strides(window: Tensor | None) -> tuple[int, int, int]:
-    if window is None:
-        return 0, 0, 0
-    if window.dim() == 2:
-        return window.stride(0), 0, window.stride(1)
-    return window.stride(0), window.stride(1), window.stride(2)
-
-
 def _meta(
     q: Tensor, k: Tensor, window: Tensor | None, widths: list[int], slopes: Tensor | None, flat: bool
 ) -> dict[str, Any]:
@@ -358,7 +344,7 @@ def _windowed(
     kernel = windowed_fwd_kernel_shift if shift else windowed_fwd_kernel
     kernel[(triton.cdiv(rows, owned),)](
         q, k, v, window, slopes, out,
-        *_strides(q, k, v), *_window_strides(window), *_strides(out),
+        *strides(q, k, v), *window_strides(window), *strides(out),
         scale, length, rows, owned, halo, bound, *_packed(widths),
         BN=tile, num_warps=warps, num_stages=1, **meta,
     )  # fmt: skip
@@ -389,7 +375,7 @@ def _windowed_backward(
     owned, halo = _tile(tile, 2 * (bound - 1), length)
     windowed_bwd_kernel[(triton.cdiv(rows, owned),)](
         q, k, v, window, slopes, do, dq, dk, dv,
-        *_strides(q, k, v), *_window_strides(window), *_strides(do, dq, dk, dv),
+        *strides(q, k, v), *window_strides(window), *strides(do, dq, dk, dv),
         scale, length, rows, owned, halo // 2, bound, *_packed(widths),
         BN=tile, num_warps=warps, num_stages=1, PRECISION=precision(q), **meta,
     )  # fmt: skip
