@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Sequence
@@ -20,9 +19,10 @@ from flexattn.agents.sac import CloneBatch
 from flexattn.env.mask import MaskTables, fill_legal
 from flexattn.env.sketch import sketch_sequence
 from flexattn.env.vocabulary import END, PAD
+from flexattn.lexicon.compiled import compiled
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _legal_along(written: Any, lengths: Any, rows: Any, M: Any) -> None:
     """A(s) before every character of given histories, [B, T + 1, W] into `rows`."""
     for b in range(written.shape[0]):

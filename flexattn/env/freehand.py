@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from flexattn.audit.schema import StepColumns, rounded
 from flexattn.env.mask import fill_legal
@@ -23,12 +22,13 @@ from flexattn.env.vocabulary import END, PAD
 from flexattn.env.world import World
 from flexattn.errors import MaskError
 from flexattn.lexicon.bits import has, words_for
+from flexattn.lexicon.compiled import compiled
 from flexattn.lexicon.reference import longest_capped_hit
 
 Ids = npt.NDArray[np.int32]
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _open(
     history: Any, t: Any, automaton: Any, done: Any, legal: Any, n_legal: Any, M: Any
 ) -> None:
@@ -45,7 +45,7 @@ def _open(
             n_legal[i] = count
 
 
-@njit(nogil=True, cache=True)
+@compiled(allocates=True)
 def _append(
     envs: Any, char: Any, history: Any, t: Any, automaton: Any, sketch: Any, seen: Any, M: Any
 ) -> None:
