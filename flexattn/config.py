@@ -138,6 +138,7 @@ class AgentSection(Section):
     target_ema: Unit = 0.005
     clone_lr: Positive = 2e-3
     actor_lr: Positive = 1e-4
+    window_lr: Positive = 1e-3
     critic_lr: Positive = 1e-3
     alpha_lr: Positive = 3e-4
     alpha_first: Positive = 0.01

@@ -164,7 +164,7 @@ class TrainingRun:
         from rich.console import Console
         from rich.table import Table
 
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 120)
         table = Table(
             title=f"{self.folder.path}: {self.training.characters:,} characters trained "
             f"in {time.monotonic() - self.started:.0f} s"

@@ -22,7 +22,7 @@ from flexattn.agents.checkpoint import Checkpoint
 from flexattn.agents.cloning import TeacherAnswers
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import NoiseWrites, Student, Teacher, TeacherWrites
-from flexattn.agents.sac import HEADS, Learner, Rates
+from flexattn.agents.sac import HEADS, CloneBatch, Learner, Rates
 from flexattn.agents.schedule import curriculum, length_probabilities, linear
 from flexattn.audit.writer import RunLog
 from flexattn.config import Config
@@ -135,11 +135,21 @@ class Training:
 
     def _clone(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
         """One step of cloning: warm-up, then a cosine down to a twentieth of the rate."""
-        agent, settings = self.config.agent, self.world.settings
-        batch = self.teacher_answers.batch(
+        batch = self._clone_batch()
+        cosine = 0.5 * (1.0 + math.cos(math.pi * n / steps))
+        warm = min(1.0, (n + 1) / CLONE_WARM_STEPS)
+        rate = warm * (CLONE_LAST_RATE + (1.0 - CLONE_LAST_RATE) * cosine)
+        stats = self.learner.clone(batch, self.config.agent.clone_lr * rate)
+        self.rejected += int(stats.pop("rejected"))
+        return len(batch.teacher), stats
+
+    def _clone_batch(self) -> CloneBatch:
+        """Teacher answers with fresh noise in their histories."""
+        settings = self.world.settings
+        return self.teacher_answers.batch(
             self.rng,
             self.config.train.clone_batch_answers,
-            noise=agent.history_noise,
+            noise=self.config.agent.history_noise,
             alphabet=self.alphabet,
             tables=self.world.mask,
             actions=self.world.size,
@@ -148,22 +158,18 @@ class Training:
             sketch_dim=settings.sketch_dim,
             device=self.device,
         )
-        cosine = 0.5 * (1.0 + math.cos(math.pi * n / steps))
-        warm = min(1.0, (n + 1) / CLONE_WARM_STEPS)
-        rate = agent.clone_lr * warm * (CLONE_LAST_RATE + (1.0 - CLONE_LAST_RATE) * cosine)
-        stats = self.learner.clone(batch, rate)
-        self.rejected += int(stats.pop("rejected"))
-        return len(batch.teacher), stats
 
     def _critics(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
         """Critics learn from what the cloned student writes, before the actor may move."""
-        return self._update(n, 0.0, train_actor=False)
+        return self._update(n, 0.0, None)
 
     def _sac(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
         """Critics, actor and temperatures, cloning beside."""
-        return self._update(n, n / max(1, steps - 1), train_actor=True)
+        return self._update(n, n / max(1, steps - 1), self._clone_batch())
 
-    def _update(self, n: int, share: float, *, train_actor: bool) -> tuple[int, dict[str, float]]:
+    def _update(
+        self, n: int, share: float, demonstrations: CloneBatch | None
+    ) -> tuple[int, dict[str, float]]:
         train, agent = self.config.train, self.config.agent
         stats: dict[str, float] = {}
         if n % train.rollout_every == 0:
@@ -184,9 +190,8 @@ class Training:
                 for head in HEADS
             },
             bc_weight=linear(agent.bc_weight, round(share * 1000), 1001),
-            train_actor=train_actor,
         )
-        return len(batch.taken), stats | self.learner.update(batch, rates)
+        return len(batch.taken), stats | self.learner.update(batch, rates, demonstrations)
 
     # ---- experience ----------------------------------------------------------------------
 

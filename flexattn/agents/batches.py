@@ -30,10 +30,33 @@ class Batches:
             self.future[record, : len(ids)] = np.where(ids < world.size, ids, UNK)
             self.future[record, len(ids)] = END
         self.ahead = np.arange(ahead)
+        self.gains, self.sizes = self._offers()
         h, p, longest_term = settings.history_chars, settings.hit_cap_chars, max(settings.lengths)
         alphas = (settings.alpha_h, settings.alpha_p)
         self.history_cost = length_costs(h, p, longest_term, settings.lambda_h, 0.0, *alphas)[:, 0]
         self.cap_cost = length_costs(h, p, longest_term, 0.0, settings.lambda_p, *alphas)[0]
+
+    def _offers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hits of the teacher's own characters under each cap, sim 1, [R, longest + 1, |P|].
+
+        Returns: their gains, reward units, and their lengths, characters; 0 where nothing hits.
+        """
+        world, settings = self.world, self.world.settings
+        shape = (len(world.records), world.longest_answer + 1, len(settings.hit_cap_chars))
+        gains, sizes = np.zeros(shape, np.float32), np.zeros(shape, np.int16)
+        worth = settings.lambda_lex * (1.0 - settings.semantic_gate) * settings.eta2
+        weight = np.append(world.terms.weight, 0.0) * worth  # the last for -1, no term
+        lengths = world.terms.lengths
+        for record in range(len(world.records)):
+            first, size = world.answers.start[record], world.answers.size[record]
+            target = world.terms.target[first : first + size]  # [T, K], longest first
+            for c, cap in enumerate(settings.hit_cap_chars):
+                usable = np.where(lengths <= cap, target, -1)
+                column = (usable >= 0).argmax(1)
+                found = usable[np.arange(size), column]
+                gains[record, :size, c] = weight[found]
+                sizes[record, :size, c] = np.where(found >= 0, lengths[column], 0)
+        return gains, sizes
 
     def of(self, answers: Answers) -> Batch:
         """Tensors of finished answers.
@@ -53,6 +76,10 @@ class Batches:
         here = flat.reshape(exists.shape)[:, :steps][taken]
         pointer = np.minimum(answers.pointer, self.future.shape[1] - len(self.ahead))
         future = self.future[answers.record[:, None, None], pointer[..., None] + self.ahead]
+        at = (answers.record[:, None], np.minimum(answers.pointer, self.gains.shape[1] - 1))
+        # a hit that ends inside the segment credited last counts as none
+        counts = settings.nested | (self.sizes[at] > answers.covered[..., None])
+        offer = np.where(counts, self.gains[at], 0.0) - self.cap_cost
         legal = LegalSets.of(answers.legal[exists], world.size, device)
         aimed = np.full(exists.shape, UNK, np.int64)
         aimed[:, :steps] = np.where(taken & (answers.teacher < world.size), answers.teacher, UNK)
@@ -67,7 +94,11 @@ class Batches:
             seen=sequence(
                 answers.written, answers.question, settings.max_history, settings.sketch_dim, device
             ),
-            foresight=Foresight(put(future, np.int64), put(answers.covered, np.float32)),
+            foresight=Foresight(
+                put(future, np.int64),
+                put(answers.covered, np.float32),
+                put(offer, np.float32),
+            ),
             rows=put(exists, np.bool_),
             here=put(here, np.int64),
             legal=legal,

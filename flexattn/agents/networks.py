@@ -11,6 +11,7 @@ Shapes: B answers, T steps, C windows, S sketch, Q question characters, F future
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,13 @@ class Foresight:
     Attributes:
       future: target character and what follows it, [B, T, 1 + F] int64.
       covered: steps that stay inside the segment credited last, [B, T] float.
+      offer: gain that the teacher's own character would earn under each cap after a perfect
+        history, minus the cap's cost, [B, T, |P|], reward units.
     """
 
     future: Tensor
     covered: Tensor
+    offer: Tensor
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,13 @@ class Actor(nn.Module):
             nn.GELU(),
             nn.Linear(hidden // 2, len(env.history_chars)),
         )
+        # where a term starts is a matter of question and place, so the cap sees both directly
         self.cap_head = nn.Sequential(
-            nn.Linear(hidden, hidden // 2),
+            nn.Linear(hidden + 3 * dim + env.sketch_dim, hidden),
             nn.GELU(),
-            nn.Linear(hidden // 2, len(env.hit_cap_chars)),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, len(env.hit_cap_chars)),
         )
         self.char_head = nn.Linear(hidden, sizes.characters)
         nn.init.normal_(self.char.weight, std=dim**-0.5)
@@ -118,6 +125,10 @@ class Actor(nn.Module):
         fixed = torch.cat([question.expand_as(step), step, seen.sketch], -1)
         return token + question, fixed
 
+    def window_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the heads of Lh and Lp alone."""
+        return [*self.history_head.parameters(), *self.cap_head.parameters()]
+
     def history_logits(self, token: Tensor, fixed: Tensor) -> Tensor:
         """Logits of pi_h(.|s), [B, T, |H|]."""
         return self.history_head(torch.cat([token, fixed], -1))
@@ -126,6 +137,11 @@ class Actor(nn.Module):
         """X = build_obs(h, Lh) after the body, [..., B, T, hidden]."""
         return self.body(self.context(fixed) + self.attended(attended))
 
+    def cap_logits(self, state: Tensor, token: Tensor, fixed: Tensor) -> Tensor:
+        """Logits of pi_p(.|s, Lh), [..., hidden] with [N, dim] and [N, .] -> [..., |P|]."""
+        context = torch.cat([token, fixed], -1)
+        return self.cap_head(torch.cat([state, context.expand(*state.shape[:-1], -1)], -1))
+
     def char_log_pi(self, state: Tensor, legal: LegalSets) -> Tensor:
         """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
         head = self.char_head
@@ -133,11 +149,23 @@ class Actor(nn.Module):
             legal_linear(state, head.weight.unsqueeze(0), legal) + head.bias[legal.ids], legal
         )
 
-    def all_windows(self, seen: Sequence) -> tuple[Tensor, Tensor]:
-        """pi_h's logits [B, T, |H|] and the state under every Lh, [|H|, B, T, hidden]."""
-        token, fixed = self.embed(seen)
-        attended = self.encoder.forward_multi(token, self.windows)  # [C, B, T, dim]
-        return self.history_logits(token, fixed), self.state(attended, fixed)
+
+class Features(NamedTuple):
+    """What the critics make of a state.
+
+    Attributes:
+      char: for the character, [2, M, hidden].
+      parts: for the windows, [2, M, .].
+      offer: what the index offers under each cap, [M, |P|].
+    """
+
+    char: Tensor
+    parts: Tensor
+    offer: Tensor
+
+    def at(self, states: Tensor) -> Features:
+        """The features of some of the states, by index."""
+        return Features(self.char[:, states], self.parts[:, states], self.offer[states])
 
 
 class Critics(nn.Module):
@@ -156,18 +184,20 @@ class Critics(nn.Module):
         self.second = TwinLinear(hidden, hidden)
         self.value = TwinLinear(hidden, 1)
         self.action = nn.Parameter(torch.randn(2, sizes.characters, hidden) * 0.1 * hidden**-0.5)
-        self.history_part = TwinLinear(hidden, len(env.history_chars))
-        self.cap_part = TwinLinear(hidden, len(env.hit_cap_chars))
+        # gains and costs are a hundredth of what characters earn: a trunk of their own, which
+        # learns what the index and the cost do not say, and so begins at nothing
+        self.parts = TwinLinear(width, hidden // 2)
+        self.parts_second = TwinLinear(hidden // 2, hidden // 2)
+        self.history_part = TwinLinear(hidden // 2, len(env.history_chars), zero=True)
+        self.cap_part = TwinLinear(hidden // 2, len(env.hit_cap_chars), zero=True)
 
-    def features(self, seen: Sequence, foresight: Foresight, rows: Tensor) -> Tensor:
+    def features(self, seen: Sequence, foresight: Foresight, rows: Tensor) -> Features:
         """Features of (s, future) for both twins.
 
         Args:
           seen: what the actor sees, [B, T].
           foresight: what only critics see, [B, T].
           rows: states that are wanted, [B, T] bool, M of them.
-
-        Returns: [2, M, hidden].
         """
         token = self.char(seen.token[rows])
         step = self.step(seen.step[rows].clamp(max=self.max_steps - 1))
@@ -176,8 +206,16 @@ class Critics(nn.Module):
         covered = foresight.covered[rows].to(token.dtype).unsqueeze(-1)
         inside = (covered > 0).to(token.dtype)
         x = torch.cat([token, step, question, future, seen.sketch[rows], inside, covered / 8.0], -1)
-        h = functional.gelu(self.first(x.expand(2, *x.shape)))
-        return functional.gelu(self.second(h))
+        char = functional.gelu(self.second(functional.gelu(self.first(_twice(x)))))
+        parts = functional.gelu(self.parts_second(functional.gelu(self.parts(_twice(x)))))
+        return Features(char, parts, foresight.offer[rows])
+
+    def window_values(self, h: Features, history_cost: Tensor) -> tuple[Tensor, Tensor]:
+        """Q_h(s, .) and Q_p(s, .), [2, M, |H|] and [2, M, |P|], reward units.
+
+        What the index offers and what attention costs, [|H|], is known; the rest is learned.
+        """
+        return self.history_part(h.parts) - history_cost, self.cap_part(h.parts) + h.offer
 
     def char_values(self, h: Tensor, legal: LegalSets) -> Tensor:
         """Q_0(s, a) of every legal pair, [2, M, hidden] -> [2, J], reward units."""
@@ -204,13 +242,17 @@ class QuestionEncoder(nn.Module):
         return self.mix(self.char(question).flatten(-2))
 
 
+def _twice(x: Tensor) -> Tensor:
+    return x.expand(2, *x.shape)
+
+
 class TwinLinear(nn.Module):
     """Two independent linear maps in one product: [2, ..., in] -> [2, ..., out]."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        """Initialise both maps as `torch.nn.Linear` does."""
+    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
+        """Initialise both maps as `torch.nn.Linear` does, or at zero."""
         super().__init__()
-        bound = inputs**-0.5
+        bound = 0.0 if zero else inputs**-0.5
         self.weight = nn.Parameter(torch.empty(2, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(2, 1, outputs).uniform_(-bound, bound))
 

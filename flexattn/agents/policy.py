@@ -80,7 +80,7 @@ class Student:
         window = torch.minimum(self._windows[history], (step + 1).to(torch.int32))
         windows = window.unsqueeze(1).expand(-1, width).contiguous()
         state = actor.state(actor.encoder(token, windows, width)[:, -1], fixed)
-        cap = self._pick(masked_log_softmax(actor.cap_head(state), None))
+        cap = self._pick(masked_log_softmax(actor.cap_logits(state, token[:, -1], fixed), None))
         allowed = unpack_legal(legal[rows], actor.char_head.out_features).to(device)
         log_a = masked_log_softmax(actor.char_head(state), allowed)
         pi = log_a.double().exp().masked_fill(~allowed, 0.0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flexattn.agents import losses
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.masked import entropy, masked_log_softmax
-from flexattn.agents.networks import Actor, Critics, Foresight, Sequence, Sizes
+from flexattn.agents.networks import Actor, Critics, Features, Foresight, Sequence, Sizes
 from flexattn.config import Config
 
 HEADS = ("history", "cap", "char")
@@ -89,7 +89,6 @@ class Rates:
 
     kappa: dict[str, float]
     bc_weight: float
-    train_actor: bool
 
 
 class Learner:
@@ -104,8 +103,11 @@ class Learner:
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = torch.full((3,), agent.alpha_first, device=device).log()
         fused = True
+        windows = self.actor.window_parameters()
+        known = {id(parameter) for parameter in windows}
+        rest = [p for p in self.actor.parameters() if id(p) not in known]
         self.actor_optimiser = torch.optim.Adam(
-            self.actor.parameters(), agent.clone_lr, fused=fused
+            [{"params": rest}, {"params": windows}], agent.clone_lr, fused=fused
         )
         self.critic_optimiser = torch.optim.Adam(
             self.critics.parameters(), agent.critic_lr, fused=fused
@@ -115,17 +117,22 @@ class Learner:
 
     def clone(self, batch: CloneBatch, rate: float) -> dict[str, float]:
         """One step of cloning at learning rate `rate`; returns what happened."""
-        self._set_rate(self.actor_optimiser, rate)
+        self._set_rates(rate, rate)
+        loss, stats = self._cloning(batch)
+        self._step(self.actor_optimiser, self.actor, loss)
+        return stats
+
+    def _cloning(self, batch: CloneBatch) -> tuple[Tensor, dict[str, float]]:
+        """-log pi(teacher's character|s), the mean over accepted positions."""
         token, fixed = self.actor.embed(batch.seen)
         attended = self.actor.encoder(token, batch.window)
         state = self.actor.state(attended[batch.rows], fixed[batch.rows])
         log_pi = self.actor.char_log_pi(state.unsqueeze(0), batch.legal)[0]
         chosen = log_pi[batch.teacher]
         loss = -losses.mean_over(chosen, batch.accepted)
-        self._step(self.actor_optimiser, self.actor, loss)
         with torch.no_grad():
             right = (chosen >= batch.legal.largest(log_pi)) & batch.accepted
-        return {
+        return loss, {
             "clone_loss": loss.item(),
             "accuracy": right.float().mean().item(),
             "rejected": float((~batch.accepted).sum().item()),
@@ -133,14 +140,18 @@ class Learner:
 
     # ---- SAC -----------------------------------------------------------------------------
 
-    def update(self, batch: Batch, rates: Rates) -> dict[str, float]:
-        """One SAC step on critics, and on actor and temperatures where `rates` says so."""
+    def update(
+        self, batch: Batch, rates: Rates, demonstrations: CloneBatch | None
+    ) -> dict[str, float]:
+        """One SAC step on the critics and, with demonstrations, on actor and temperatures."""
         alpha = self.log_alpha.exp()
-        with torch.set_grad_enabled(rates.train_actor):
+        with torch.set_grad_enabled(demonstrations is not None):
             log_h, log_p, log_a = self._policies(batch)
         stats = self._update_critics(batch, log_h.detach(), log_p.detach(), log_a.detach(), alpha)
-        if rates.train_actor:
-            stats |= self._update_actor(batch, log_h, log_p, log_a, alpha, rates)
+        if demonstrations is not None:
+            cloning, cloned = self._cloning(demonstrations)
+            stats |= cloned
+            stats |= self._update_actor(batch, log_h, log_p, log_a, alpha, rates, cloning)
         self._follow_target()
         return stats
 
@@ -150,9 +161,10 @@ class Learner:
         token, fixed = actor.embed(batch.seen)
         attended = actor.encoder.forward_multi(token, actor.windows)[:, batch.rows]
         fixed = fixed[batch.rows]
-        log_h = masked_log_softmax(actor.history_logits(token[batch.rows], fixed), None)
+        token = token[batch.rows]
+        log_h = masked_log_softmax(actor.history_logits(token, fixed), None)
         state = actor.state(attended, fixed)
-        log_p = masked_log_softmax(actor.cap_head(state), None)
+        log_p = masked_log_softmax(actor.cap_logits(state, token, fixed), None)
         return log_h, log_p, actor.char_log_pi(state, batch.legal)
 
     @torch.no_grad()
@@ -161,23 +173,23 @@ class Learner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """V of each part at the state after each step, three times [N]."""
         h = self.target.features(batch.seen, batch.foresight, batch.rows)
-        v_h, v_p, v_a = self._values(self.target, h, batch.legal, log_h, log_p, log_a, alpha)
+        v_h, v_p, v_a = self._values(self.target, h, batch, log_h, log_p, log_a, alpha)
         pi_h = log_h.exp()
         after = batch.here + 1
         return v_h[after], (pi_h * v_p).sum(-1)[after], (pi_h * v_a).sum(-1)[after]
 
     @staticmethod
     def _values(
-        critics: Critics, h: Tensor, legal: LegalSets,
+        critics: Critics, h: Features, batch: Batch,
         log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Soft values of the parts: over Lh [M], over Lp and characters under every Lh [M, C]."""
         with torch.no_grad():
-            q0 = critics.char_values(h, legal).amin(0)  # [J]
-            qh, qp = critics.history_part(h).amin(0), critics.cap_part(h).amin(0)
+            q0 = critics.char_values(h.char, batch.legal).amin(0)  # [J]
+            qh, qp = (part.amin(0) for part in critics.window_values(h, batch.history_cost))
         v_h = losses.soft_value(log_h, qh, alpha[0])
         v_p = losses.soft_value(log_p, qp, alpha[1]).T
-        v_a = legal.sum(losses.soft_terms(log_a, q0, alpha[2])).T
+        v_a = batch.legal.sum(losses.soft_terms(log_a, q0, alpha[2])).T
         return v_h, v_p, v_a
 
     def _update_critics(
@@ -185,9 +197,9 @@ class Learner:
     ) -> dict[str, float]:
         gamma, end = self.config.agent.gamma, batch.terminated
         v_h, v_p, v_a = self._next_values(batch, log_h, log_p, log_a, alpha)
-        h = self.critics.features(batch.seen, batch.foresight, batch.rows)[:, batch.here]
-        q0 = self.critics.char_value(h, batch.taken)
-        qh, qp = self.critics.history_part(h), self.critics.cap_part(h)  # [2, N, C], [2, N, P]
+        h = self.critics.features(batch.seen, batch.foresight, batch.rows).at(batch.here)
+        q0 = self.critics.char_value(h.char, batch.taken)
+        qh, qp = self.critics.window_values(h, batch.history_cost)  # [2, N, C], [2, N, P]
         everywhere = torch.ones_like(end)
         y_a = losses.td_target(batch.char_reward, end, v_a, gamma)
         if self.config.agent.critic_target == "parts":
@@ -212,19 +224,22 @@ class Learner:
         }
 
     def _update_actor(
-        self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor, rates: Rates
-    ) -> dict[str, float]:
+        self, batch: Batch, log_h: Tensor, log_p: Tensor, log_a: Tensor, alpha: Tensor,
+        rates: Rates, cloning: Tensor,
+    ) -> dict[str, float]:  # fmt: skip
         taken = torch.zeros(len(log_h), dtype=torch.bool, device=self.device)
         taken[batch.here] = True  # [M], not the last states
         with torch.no_grad():
             h = self.critics.features(batch.seen, batch.foresight, batch.rows)
-        v_h, v_p, v_a = self._values(self.critics, h, batch.legal, log_h, log_p, log_a, alpha)
+        v_h, v_p, v_a = self._values(self.critics, h, batch, log_h, log_p, log_a, alpha)
         pi_h = log_h.exp()
         j_pi = -losses.mean_over(v_h + (pi_h * (v_p + v_a)).sum(-1), taken)
-        cloning = -losses.mean_over(log_a[:, batch.teacher].mean(0), batch.accepted)
-        self._set_rate(self.actor_optimiser, self.config.agent.actor_lr)
-        self._step(self.actor_optimiser, self.actor, j_pi + rates.bc_weight * cloning)
-        stats = {"actor_loss": j_pi.item(), "clone_loss": cloning.item()}
+        # DAgger: the teacher says what it would have written behind the student's own history
+        corrected = -losses.mean_over(log_a[:, batch.teacher].mean(0), batch.accepted)
+        loss = j_pi + rates.bc_weight * 0.5 * (cloning + corrected)
+        self._set_rates(self.config.agent.actor_lr, self.config.agent.window_lr)
+        self._step(self.actor_optimiser, self.actor, loss)
+        stats = {"actor_loss": j_pi.item()}
         with torch.no_grad():
             char = -batch.legal.sum(log_a.exp() * log_a).T  # [M, C]
             entropies = (entropy(log_h), (pi_h * entropy(log_p).T).sum(-1), (pi_h * char).sum(-1))
@@ -254,9 +269,9 @@ class Learner:
         nn.utils.clip_grad_norm_(network.parameters(), self.config.agent.grad_clip)
         optimiser.step()
 
-    @staticmethod
-    def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-        for group in optimiser.param_groups:
+    def _set_rates(self, actor: float, windows: float) -> None:
+        """The window heads have no teacher and learn at a rate of their own."""
+        for group, rate in zip(self.actor_optimiser.param_groups, (actor, windows)):
             group["lr"] = rate
 
 

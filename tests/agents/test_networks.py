@@ -63,7 +63,9 @@ def test_changing_the_future_changes_the_critics_and_no_output_of_the_actor(
     )
     ahead = np.concatenate([future.target[:, None], future.future], 1)[:, None].astype(np.int64)
     rows = torch.ones(2, 1, dtype=torch.bool)
-    h = critics.features(state, Foresight(torch.from_numpy(ahead), torch.zeros(2, 1)), rows)
+    caps = torch.zeros(2, 1, len(config.env.hit_cap_chars))
+    foresight = Foresight(torch.from_numpy(ahead), torch.zeros(2, 1), caps)
+    h = critics.features(state, foresight, rows).char
     assert not torch.allclose(h[:, 0], h[:, 1])
 
 
@@ -80,7 +82,9 @@ def test_one_pass_over_an_answer_gives_the_probabilities_of_single_steps(
     )
     legal = unpack_legal(legal_along(answer, np.array([answer.shape[1]]), world.mask), world.size)
     with torch.no_grad():
-        log_h, states = actor.all_windows(seen)
+        token, fixed = actor.embed(seen)
+        log_h = masked_log_softmax(actor.history_logits(token, fixed), None)
+        states = actor.state(actor.encoder.forward_multi(token, actor.windows), fixed)
         log_a = masked_log_softmax(actor.char_head(states), legal)
     student = Student(actor)
     for t in range(answer.shape[1]):
@@ -108,8 +112,10 @@ def test_critics_are_two_and_the_taken_row_is_one_of_all(world: World, config: C
     core.reset()
     legal = LegalSets.of(core.legal_packed(), world.size, torch.device("cpu"))
     h = critics.features(
-        state, Foresight(ahead, torch.zeros(n, 1)), torch.ones(n, 1, dtype=torch.bool)
-    )
+        state,
+        Foresight(ahead, torch.zeros(n, 1), torch.zeros(n, 1, len(config.env.hit_cap_chars))),
+        torch.ones(n, 1, dtype=torch.bool),
+    ).char
     q = critics.char_values(h, legal)
     assert not torch.allclose(q[0], q[1])
     taken = torch.from_numpy(core.teacher().astype(np.int64))
