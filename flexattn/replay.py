@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flexattn import jsontext
+from flexattn.audit.archive import compress
 from flexattn.audit.chain import GENESIS
 from flexattn.audit.folder import RunFolder
 from flexattn.audit.note import Checkpoint, make_key, sign
@@ -105,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.parquet:
         count = write_parquet(folder, Path(args.parquet))
         print(f"{args.parquet}: {count:,} steps")
+    if args.compress and report.sound:
+        before, after = compress(folder)
+        print(f"{folder.path}: step files compressed from {before:,} to {after:,} bytes")
     unfit = _check_note(report, Path(args.note), args.key) if args.note else None
     if unfit:
         print(unfit)
@@ -129,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--html", metavar="FILE", help="write one self-contained page")
     add("--stats", action="store_true", help="count hits, terms, windows and costs (extra: query)")
     add("--parquet", metavar="FILE", help="write all steps as Parquet (extra: query)")
+    add("--compress", action="store_true", help="compress a sound log's files (extra: zstd)")
     add("--prove", metavar="FILE:LINE", help="print the proof that a line was sealed")
     add("--prove-since", type=int, metavar="SEALS", help="print the proof that the log only grew")
     add("--check-proof", metavar="FILE", help="check a proof; needs no run folder")

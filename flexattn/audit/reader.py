@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from flexattn.audit.archive import open_step_file
 from flexattn.audit.chain import GENESIS, SEAL_START, Seal, break_in, read_seal
 from flexattn.audit.files import step_file_name
 from flexattn.audit.findings import Finding
@@ -57,12 +58,8 @@ class Segment:
         return self.file_line + len(self.lines) + bool(self.seal)
 
 
-def _open_plain(path: Path) -> BinaryIO:
-    return open(path, "rb")
-
-
 def segments(
-    files: list[Path], opener: Callable[[Path], BinaryIO] = _open_plain
+    files: list[Path], opener: Callable[[Path], BinaryIO] = open_step_file
 ) -> Iterator[Segment]:
     """The segments of a log, file by file.
 

@@ -84,6 +84,10 @@ def recover(folder: RunFolder, position: Mapping[str, Any]) -> Recovered:
       the position belongs to another log.
     """
     files, verifier = folder.step_files(), Verifier()
+    if any(file.suffix != ".jsonl" for file in files):
+        raise AuditError(
+            f"{folder.path}: its log is compressed, so it is finished; start a new run"
+        )
     end, cut = Place(), 0
     at = Place() if position["seals"] == 0 and position["open_lines"] == 0 else None
     for segment in segments(files):
