@@ -20,7 +20,15 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from flexattn.attention.lanes import LANES, copy_block, dot, exp_block, row_add, row_set, scale_block
+from flexattn.attention.lanes import (
+    LANES,
+    copy_block,
+    dot,
+    exp_block,
+    row_add,
+    row_set,
+    scale_block,
+)
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["banded", "unsupported"]

@@ -76,7 +76,7 @@ class SinkLocalCache:
         Returns: [B, H, D].
         Raises: ValueError for shapes that don't fit the cache.
         """
-        batch, kv_heads, slots, dim = self.keys.shape
+        batch, kv_heads, _, dim = self.keys.shape
         if q.dim() != 3 or q.shape[0] != batch or q.shape[1] % kv_heads or q.shape[2] != dim:
             raise ValueError(
                 f"SinkLocalCache: q has shape {list(q.shape)}, expected [{batch}, H, {dim}], "
@@ -108,9 +108,7 @@ class SinkLocalCache:
             index < self.sink_rows, index, p - (after - (index - self.sink_rows)) % ring
         )  # [B, slots]
         oldest = torch.clamp((p // BLOCK - self.locals + 1) * BLOCK, min=self.sink_rows)
-        seen = (stored <= p) & (
-            (index < self.sink_rows) | ((after >= 0) & (stored >= oldest))
-        )
+        seen = (stored <= p) & ((index < self.sink_rows) | ((after >= 0) & (stored >= oldest)))
         grouped = q.view(batch, kv_heads, -1, dim)
         score = (grouped @ self.keys.transpose(-1, -2)) * scale  # [B, Hkv, G, slots]
         score = score.masked_fill(~seen[:, None, None], float("-inf"))

@@ -25,6 +25,7 @@ def decode_kernel(  # type: ignore[no-untyped-def]
     HKV: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
     BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """One stretch of slots for the query heads of one kv head: unnormalised sums."""
     i_s = tl.program_id(0)
     i_p = tl.program_id(1).to(tl.int64)  # batch and kv head
     i_b = i_p // HKV
@@ -81,6 +82,7 @@ def merge_kernel(  # type: ignore[no-untyped-def]
     part, o, position, heads, rows, stretches,
     D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
+    """Add up the stretches of one head; the first head of a text moves its position on."""
     row = tl.program_id(0)
     o_s = tl.arange(0, BS)
     o_d = tl.arange(0, BD)

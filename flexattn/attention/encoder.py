@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from flexattn.attention.feedforward import SwiGLU
@@ -76,9 +75,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, window: int | Tensor, max_window: int | None = None) -> Tensor:
         """x [B, T, dim], window int, [B, T] or [B, H, T] -> [B, T, dim]."""
         h, q, k, v = self._enter(x)
-        out = local_attention(
-            q, k, v, window, self.impl, max_window=max_window, slopes=self.slopes
-        )
+        out = local_attention(q, k, v, window, self.impl, max_window=max_window, slopes=self.slopes)
         return self._leave(x, h, out)
 
     def forward_multi(self, x: Tensor, windows: tuple[int, ...]) -> Tensor:
@@ -116,7 +113,9 @@ class Encoder(nn.Module):
         if config.layers < 1:
             raise ValueError(f"Encoder: layers is {config.layers}, expected at least 1")
         if config.position not in ("rope", "alibi", "none"):
-            raise ValueError(f"Encoder: position is {config.position!r}, expected rope, alibi or none")
+            raise ValueError(
+                f"Encoder: position is {config.position!r}, expected rope, alibi or none"
+            )
         self.config = config
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, eps=config.eps)

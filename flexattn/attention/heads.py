@@ -1,10 +1,10 @@
-"""Projections into heads and back: multi-head, grouped-query, multi-query.
+r"""Projections into heads and back: multi-head, grouped-query, multi-query.
 
 Rule: with H query heads and Hkv key-value heads, query head h reads key-value head h // (H / Hkv); Hkv = H is
 multi-head, Hkv = 1 multi-query.
 
     query heads       0 1 2 3 | 4 5 6 7        H = 8
-                      \\ | | / | \\ | | /
+                      \ | | / | \ | | /
     key-value heads      0    |    1           Hkv = 2
 
 q, k and v come out of one product and stay where it wrote them: [B, T, heads, D] seen as [B, heads, T, D].

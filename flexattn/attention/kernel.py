@@ -50,7 +50,9 @@ def _width(packed_low, packed_high, c: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c: tl.constexpr, TENSOR: tl.constexpr):  # type: ignore[no-untyped-def]
+def _reach(
+    window, at_w, m_n, packed_low, packed_high, t, bound, c: tl.constexpr, TENSOR: tl.constexpr
+):  # type: ignore[no-untyped-def]
     """Keys that each row sees: its window, cut to `bound` and to the start of its sequence, at least 1."""
     if TENSOR:
         width = tl.load(window + at_w, mask=m_n, other=1).to(tl.int32)
@@ -81,6 +83,7 @@ def windowed_fwd_kernel(  # type: ignore[no-untyped-def]
     CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """A tile of rows: one product q k^T, a softmax and a product with v for each choice."""
     row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
@@ -123,7 +126,7 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
     BOUND: tl.constexpr,
 ):  # fmt: skip
     """Key by key, nearest first; every wider choice goes on from the last."""
-    row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
+    row, m_n, _, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
     b = b.to(tl.int64)
@@ -198,6 +201,7 @@ def windowed_bwd_kernel(  # type: ignore[no-untyped-def]
     CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """A tile of rows and its halos: dq, dk and dv of the rows that it owns."""
     row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
     o_d = tl.arange(0, BD)
     m_d = o_d < D
@@ -301,7 +305,12 @@ def _whole(*tensors: Tensor) -> bool:
 
 
 def _meta(
-    q: Tensor, k: Tensor, window: Tensor | None, widths: list[int], slopes: Tensor | None, flat: bool
+    q: Tensor,
+    k: Tensor,
+    window: Tensor | None,
+    widths: list[int],
+    slopes: Tensor | None,
+    flat: bool,
 ) -> dict[str, Any]:
     return {
         "HKV": k.shape[1],
@@ -429,7 +438,8 @@ def windowed(
     """
     if not fits_tile(min(max(widths), q.shape[2]), q.shape[2], q.dtype):
         each = [
-            blocked(q, k, v, scale=scale, window=window, bound=width, slopes=slopes) for width in widths
+            blocked(q, k, v, scale=scale, window=window, bound=width, slopes=slopes)
+            for width in widths
         ]
         return each[0][None] if len(each) == 1 else torch.stack(each)
     if len(widths) > _CHOICES:

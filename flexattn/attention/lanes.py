@@ -47,7 +47,9 @@ def _splat(builder: Any, vector: ir.VectorType, scalar: Any) -> Any:
     index = ir.IntType(32)
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, scalar, ir.Constant(index, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(index, vector.count), None))
+    return builder.shuffle_vector(
+        one, undefined, ir.Constant(ir.VectorType(index, vector.count), None)
+    )
 
 
 def _declare(builder: Any, name: str, returns: ir.Type, *takes: ir.Type) -> Any:
@@ -55,13 +57,17 @@ def _declare(builder: Any, name: str, returns: ir.Type, *takes: ir.Type) -> Any:
 
 
 @intrinsic
-def dot(typing_context, lanes, a, i, b, j):  # noqa: ANN001, ANN201 - Numba's own form
+def dot(typing_context, lanes, a, i, b, j):
     """sum over d of a[i + d] * b[j + d], D = 8 * len(lanes) terms."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         scalar, vector, size = _vector(context, signature.args[1], LANES * len(lanes))
-        x = _load(builder, vector, _pointer(context, builder, signature.args[1], args[1], args[2]), size)
-        y = _load(builder, vector, _pointer(context, builder, signature.args[3], args[3], args[4]), size)
+        x = _load(
+            builder, vector, _pointer(context, builder, signature.args[1], args[1], args[2]), size
+        )
+        y = _load(
+            builder, vector, _pointer(context, builder, signature.args[3], args[3], args[4]), size
+        )
         name = f"llvm.vector.reduce.fadd.v{vector.count}f{8 * size}"
         reduce = _declare(builder, name, scalar, scalar, vector)
         zero = ir.Constant(scalar, -0.0)
@@ -71,12 +77,14 @@ def dot(typing_context, lanes, a, i, b, j):  # noqa: ANN001, ANN201 - Numba's ow
 
 
 @intrinsic
-def row_set(typing_context, lanes, factor, a, i, out, j):  # noqa: ANN001, ANN201
+def row_set(typing_context, lanes, factor, a, i, out, j):
     """out[j : j + D] = factor * a[i : i + D]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, vector, size = _vector(context, signature.args[2], LANES * len(lanes))
-        x = _load(builder, vector, _pointer(context, builder, signature.args[2], args[2], args[3]), size)
+        x = _load(
+            builder, vector, _pointer(context, builder, signature.args[2], args[2], args[3]), size
+        )
         target = _pointer(context, builder, signature.args[4], args[4], args[5])
         _store(builder, builder.fmul(_splat(builder, vector, args[1]), x), target, size)
         return context.get_dummy_value()
@@ -85,12 +93,14 @@ def row_set(typing_context, lanes, factor, a, i, out, j):  # noqa: ANN001, ANN20
 
 
 @intrinsic
-def row_add(typing_context, lanes, factor, a, i, out, j):  # noqa: ANN001, ANN201
+def row_add(typing_context, lanes, factor, a, i, out, j):
     """out[j : j + D] += factor * a[i : i + D]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, vector, size = _vector(context, signature.args[2], LANES * len(lanes))
-        x = _load(builder, vector, _pointer(context, builder, signature.args[2], args[2], args[3]), size)
+        x = _load(
+            builder, vector, _pointer(context, builder, signature.args[2], args[2], args[3]), size
+        )
         target = _pointer(context, builder, signature.args[4], args[4], args[5])
         name = f"llvm.fmuladd.v{vector.count}f{8 * size}"
         fused = _declare(builder, name, vector, vector, vector, vector)
@@ -103,7 +113,7 @@ def row_add(typing_context, lanes, factor, a, i, out, j):  # noqa: ANN001, ANN20
 
 
 @intrinsic
-def exp_block(typing_context, a, i, pivot):  # noqa: ANN001, ANN201
+def exp_block(typing_context, a, i, pivot):
     """a[i : i + 8] = exp(a[i : i + 8] - pivot), for arguments <= 0; their sum is returned.
 
     exp(x) = 2^n exp(f), n = round(x / ln 2), |f| <= ln(2) / 2, Taylor's polynomial of degree 7 (float32) or 13
@@ -131,7 +141,11 @@ def exp_block(typing_context, a, i, pivot):  # noqa: ANN001, ANN201
         x = builder.select(builder.fcmp_ordered("<", x, least), least, x)
         n = builder.call(rint, [builder.fmul(x, constant(1 / math.log(2)))])
         # ln 2 in two parts, the first exact times n
-        high, low = (0.693359375, -2.12194440e-4) if single else (6.93145751953125e-1, 1.42860682030941723212e-6)
+        high, low = (
+            (0.693359375, -2.12194440e-4)
+            if single
+            else (6.93145751953125e-1, 1.42860682030941723212e-6)
+        )
         f = builder.call(fused, [n, constant(-high), x])
         f = builder.call(fused, [n, constant(-low), f])
         degree = 7 if single else 13
@@ -149,7 +163,7 @@ def exp_block(typing_context, a, i, pivot):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def copy_block(typing_context, a, i, count, out, j):  # noqa: ANN001, ANN201
+def copy_block(typing_context, a, i, count, out, j):
     """out[j : j + 8] = a[i : i + 8], -inf from entry `count` on; the largest is returned.
 
     The largest may pass over a NaN; `exp_block` then brings it back.
@@ -171,7 +185,7 @@ def copy_block(typing_context, a, i, count, out, j):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def scale_block(typing_context, a, i, factor):  # noqa: ANN001, ANN201
+def scale_block(typing_context, a, i, factor):
     """a[i : i + 8] *= factor."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

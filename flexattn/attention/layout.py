@@ -6,7 +6,6 @@ into the next projection without a copy. The kernel that runs and the one that o
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 __all__ = ["empty_like_q", "empty_outputs", "rows_whole"]

@@ -108,7 +108,9 @@ def _run(
         return banded.banded(q, k, v, window, widths, slopes, scale)
     if impl == "triton":
         if not _HAS_TRITON:
-            raise ValueError("local_attention: impl='triton' needs Triton; pip install 'flexattn[triton]'")
+            raise ValueError(
+                "local_attention: impl='triton' needs Triton; pip install 'flexattn[triton]'"
+            )
         from flexattn.attention import kernel
 
         _refuse("q", kernel.unsupported(q))
@@ -134,7 +136,11 @@ def fastest(device: str, dtype: torch.dtype, dim: int) -> str:
     if not torch.compiler.is_compiling() and (device, dtype, dim) not in _said:
         _said.add((device, dtype, dim))
         _logger.info(
-            "local_attention: impl='auto' took %s for %s, %s, head dim %d", chosen, device, dtype, dim
+            "local_attention: impl='auto' took %s for %s, %s, head dim %d",
+            chosen,
+            device,
+            dtype,
+            dim,
         )
     return chosen
 
@@ -178,9 +184,7 @@ def check_inputs(
             f"{where}: k has shape {list(k.shape)}, expected {[batch, kv_heads, length, dim]} like q"
         )
     if v.shape != k.shape:
-        raise ValueError(
-            f"{where}: v has shape {list(v.shape)}, expected {list(k.shape)} like k"
-        )
+        raise ValueError(f"{where}: v has shape {list(v.shape)}, expected {list(k.shape)} like k")
     for name, x in (("k", k), ("v", v)):
         if x.dtype != q.dtype:
             raise TypeError(f"{where}: {name} has {x.dtype}, expected {q.dtype} like q")
@@ -192,9 +196,7 @@ def check_inputs(
                 f"{where}: slopes has shape {list(slopes.shape)}, expected [{heads}], one a head of q"
             )
         if slopes.device != q.device:
-            raise ValueError(
-                f"{where}: slopes is on {slopes.device}, expected {q.device} like q"
-            )
+            raise ValueError(f"{where}: slopes is on {slopes.device}, expected {q.device} like q")
 
 
 def _checked_width(width: int, name: str) -> int:
@@ -220,7 +222,9 @@ def _checked_window(window: Tensor, q: Tensor, max_window: int | None) -> int:
             f"expected {[batch, length]} or {[batch, heads, length]}"
         )
     if window.device != q.device:
-        raise ValueError(f"local_attention: window is on {window.device}, expected {q.device} like q")
+        raise ValueError(
+            f"local_attention: window is on {window.device}, expected {q.device} like q"
+        )
     if max_window is not None:
         return _checked_width(max_window, "max_window")
     if window.numel() == 0 or torch.compiler.is_compiling():
@@ -232,5 +236,7 @@ def _checked_window(window: Tensor, q: Tensor, max_window: int | None) -> int:
         )
     low, high = (int(x) for x in torch.aminmax(window))
     if low < 1:
-        raise ValueError(f"local_attention: window has {low}, expected at least 1: a query sees itself")
+        raise ValueError(
+            f"local_attention: window has {low}, expected at least 1: a query sees itself"
+        )
     return high

@@ -44,7 +44,9 @@ class SinkLocal:
             given = getattr(self, name)
             for value in given if isinstance(given, tuple) else (given,):
                 if isinstance(value, bool) or not isinstance(value, int):
-                    raise TypeError(f"SinkLocal: {name} has {value!r}, expected an int or a tuple of ints")
+                    raise TypeError(
+                        f"SinkLocal: {name} has {value!r}, expected an int or a tuple of ints"
+                    )
                 if value < least:
                     raise ValueError(f"SinkLocal: {name} has {value}, expected at least {least}")
 
@@ -58,13 +60,17 @@ class SinkLocal:
             given = getattr(self, name)
             each = given if isinstance(given, tuple) else (given,) * heads
             if len(each) != heads:
-                raise ValueError(f"SinkLocal: {name} has {len(each)} entries, expected {heads}, one a head of q")
+                raise ValueError(
+                    f"SinkLocal: {name} has {len(each)} entries, expected {heads}, one a head of q"
+                )
             pair.append(each)
         return pair[0], pair[1]
 
     def visible(self, heads: int, length: int, device: torch.device | None = None) -> Tensor:
         """The mask, [H, T, T] bool, queries in rows: for tests and short texts."""
-        sinks, locals_ = (torch.tensor(x, device=device)[:, None, None] for x in self.per_head(heads))
+        sinks, locals_ = (
+            torch.tensor(x, device=device)[:, None, None] for x in self.per_head(heads)
+        )
         position = torch.arange(length, device=device)
         i, j = position[:, None], position[None, :]
         return (j <= i) & ((j // BLOCK < sinks) | (i // BLOCK - j // BLOCK < locals_))
@@ -143,4 +149,3 @@ def episode_window(window: int | Tensor, starts: Tensor) -> Tensor:
     if isinstance(window, Tensor):
         return torch.minimum(window.to(reach.dtype), reach).to(torch.int32)
     return reach.clamp(max=window).to(torch.int32)
-
