@@ -41,6 +41,14 @@ def _compiled_step(arguments: tuple[Any, ...]) -> Callable[..., None]:
     return cast("Callable[..., None]", compiled.entry_point)
 
 
+def _check_ids(name: str, ids: Ids, lowest: int, alphabet: int) -> None:
+    if ids.min() < lowest or ids.max() >= alphabet:
+        raise EnvironmentSpecError(
+            f"Core.step: {name} holds ids {ids.min()}..{ids.max()}, "
+            f"expected {lowest}..{alphabet - 1}"
+        )
+
+
 class Core:
     """N environments side by side; arrays in, arrays out."""
 
@@ -195,11 +203,9 @@ class Core:
                 raise EnvironmentSpecError(
                     f"Core.step: {name} has shape {list(shape)}, expected [{self.num_envs}]"
                 )
-        if written is not None and put.size and put.max() >= self.world.vocabulary.alphabet:
-            raise EnvironmentSpecError(
-                f"Core.step: written holds id {put.max()}, expected ids below "
-                f"{self.world.vocabulary.alphabet}"
-            )
+        _check_ids("written", put, -1, self.world.vocabulary.alphabet)
+        if not enforce:
+            _check_ids("char", chars, 0, self.world.vocabulary.alphabet)
         for number, group in enumerate(self._groups):
             self._run(
                 group, on, lh, lp, chars, put, enforce, self.gain_by_cap,

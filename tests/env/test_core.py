@@ -218,6 +218,11 @@ def test_what_does_not_fit_is_refused_in_one_line(world: World) -> None:
         core.step([0, 0], [0, 9], [3, 3])
     with pytest.raises(EnvironmentSpecError, match="char has shape"):
         core.step([0, 0], [0, 0], [3])
+    far = world.vocabulary.alphabet
+    with pytest.raises(EnvironmentSpecError, match=f"written holds ids -1..{far}"):
+        core.step([0, 0], [0, 0], [3, 3], [far, -1])
+    with pytest.raises(EnvironmentSpecError, match=f"char holds ids 3..{far}"):
+        core.step([0, 0], [0, 0], [3, far], enforce=False)
     with pytest.raises(EnvironmentSpecError, match="written has shape"):
         core.step([0, 0], [0, 0], [3, 3], [3])
     with pytest.raises(EnvironmentSpecError, match="expected 2 indices"):
