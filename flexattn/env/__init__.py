@@ -1,11 +1,11 @@
 """The environment: one batched step, and what stands around it.
 
-spec        what an actor sees, what a critic may see, actions, steps, the glossary
-vocabulary  characters and ids             world      frozen tables of corpus, catalog, config
-questions   what an actor sees of one      tables     answers and terms as arrays
-mask        A(s) as packed bits            sketch     what lies further back than the history
-reward      one function a term            kernel     the compiled step
-core        the batched step               records    a finished episode as columns
-derive      records in, findings out       lexical    gymnasium.Env
-vector      gymnasium.vector.VectorEnv
+Seen: spec (what an actor sees, what critics see, the glossary), vocabulary (characters and ids),
+questions (what an actor sees of one), sketch (what lies further back), mask (A(s) as packed bits).
+Stepped: world (frozen tables of corpus, catalog, config), tables (answers and terms as arrays),
+reward (one function a term), kernel (the compiled step), core (the batched step), freehand (answers
+without a teacher), reference (the step, naive: the definition).
+Told: records (a finished episode as columns), derive (records in, findings out), pool (a whole run
+derived in processes), conformance (cases).
+Offered: lexical (gymnasium.Env), vector (gymnasium.vector.VectorEnv).
 """
