@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from flexattn import jsontext
@@ -38,6 +39,8 @@ from flexattn.domain import Domain
 from flexattn.env.conformance import TOLERANCE, derive_case, differences
 from flexattn.env.derive import Deriver, Logged
 from flexattn.env.pool import Derivers
+from flexattn.env.reference import Domain as ReferenceDomain
+from flexattn.env.reference import second_opinion
 from flexattn.errors import AuditError, CatalogError, command
 from flexattn.lexicon.entries import Catalog, parse_catalog
 
@@ -95,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     else:
         print_report(report)
+    parted = args.oracle and derivers and _ask_oracle(folder, derivers, report, args.episode)
     if args.episode is not None:
         _show(folder, derivers, report, args.episode)
     if args.html and derivers is None:
@@ -114,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(unfit)
     if args.sign and report.sound:
         _sign(folder, report, Path(args.sign))
-    return 0 if report.sound and not unfit else 1
+    return 0 if report.sound and not unfit and not parted else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--note", metavar="FILE", help="check a signed head; needs --key")
     add("--key", metavar="KEY", help="public key for --note")
     add("--cases", metavar="FILE", help="derive the cases of a conformance file")
+    add("--oracle", action="store_true", help="ask the slow definition too; see --episode")
     add("--older", metavar="FILE", help="check a log of the older form for what it holds")
     add("--schema", action="store_true", help="print the JSON Schema of a line")
     add("--workers", type=int, default=2, help="processes for a long log (default: 2)")
@@ -167,6 +172,32 @@ def derivers_of(folder: RunFolder) -> Derivers:
         return parse_catalog(jsontext.parse(data, name, CatalogError), name)
 
     return Derivers(world, catalog_of, folder.kind == "generate")
+
+
+def _ask_oracle(folder: RunFolder, derivers: Derivers, report: Report, ep: int | None) -> bool:
+    """Derive a training a second time by the definition; says whether anything parts."""
+    if folder.kind != "train":
+        raise AuditError("--oracle: asks about rewards, which a generation does not have")
+    domains: dict[str, ReferenceDomain] = {}
+    parted = asked = 0
+    every = _episodes(folder, lambda header: ep is None or header["ep"] == ep)
+    total = report.episodes if ep is None else 1
+    for told, steps in track(every, "definition", total, transient=True):
+        sha = told.header["catalog"]
+        if sha not in domains:
+            world = derivers.world
+            domains[sha] = ReferenceDomain(world.records, derivers.catalog_of(sha), world.settings)
+        found = second_opinion(domains[sha], told.header["record"], steps)
+        if found:
+            file, line = told.place(found[0])
+            print(f"{file}:{line}: {found[1]}")
+        parted += found is not None
+        asked += len(steps)
+    if parted:
+        print(f"{folder.path}: the definition parts from the log in {parted} episodes")
+    else:
+        print(f"{folder.path}: the definition agrees on {asked:,} steps")
+    return parted > 0
 
 
 # ---- other files

@@ -301,3 +301,12 @@ def test_a_log_of_the_older_form_is_read(capsys: pytest.CaptureFixture[str]) -> 
     assert "older.jsonl:6: delta is 0.030, derived 0.02838" in said
     assert "13 findings" in said
     assert replay.main(["--older", str(GOLDEN / "none.jsonl")]) == 2
+
+
+def test_the_slow_definition_gives_a_second_opinion(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay.main([str(log.folder), "--oracle", "--episode", "3"]) == 0
+    assert "the definition agrees on " in capsys.readouterr().out
+    assert replay.main([str(GOLDEN / "sound-generation"), "--oracle"]) == 2
+    assert "--oracle" in capsys.readouterr().err

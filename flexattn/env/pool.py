@@ -35,7 +35,7 @@ class Derivers:
           generation: whether the run is of kind `generate`.
         """
         self.world = world
-        self._catalog_of = catalog_of
+        self.catalog_of = catalog_of
         self._make = GenerationDeriver if generation else Deriver
         self._derivers: dict[str, Deriver | GenerationDeriver] = {}
 
@@ -45,7 +45,7 @@ class Derivers:
             world = self.world
             if sha != world.catalog_sha256:
                 try:
-                    world = world.with_catalog(self._catalog_of(sha))
+                    world = world.with_catalog(self.catalog_of(sha))
                 except FlexAttnError:
                     return None
             self._derivers[sha] = self._make(world)
