@@ -28,6 +28,7 @@ from flexattn.attention.lanes import (
     row_add,
     row_set,
     scale_block,
+    softmax_block,
 )
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
@@ -59,6 +60,9 @@ def _measure(window, sw, b, h, t, bound, choices, reach, at):  # type: ignore[no
 @njit(forceinline=True, **_NUMBA)
 def _softmax(score, at, count, p):  # type: ignore[no-untyped-def]
     """p[at : at + count] = softmax(score[at : at + count])."""
+    if count <= LANES:
+        softmax_block(score, at, count, p)
+        return
     blocks = (count + LANES - 1) // LANES
     top = copy_block(score, at, count, p, at)
     for n in range(1, blocks):
