@@ -251,12 +251,16 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
     "hashes": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
     "id": {"type": ["string", "integer", "null"]},
 }
-_HEX = frozenset("0123456789abcdef")
 
 
 def is_hex(value: object, digits: int) -> bool:
     """Whether `value` is a text of `digits` lower-case hex digits."""
-    return isinstance(value, str) and len(value) == digits and _HEX.issuperset(value)
+    if not isinstance(value, str) or len(value) != digits:
+        return False
+    try:
+        return bytes.fromhex(value).hex() == value
+    except ValueError:
+        return False
 
 
 # kind -> (does a value fit it, what was expected)
@@ -271,7 +275,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hash": (lambda v: is_hex(v, 64), "64 hex digits"),
     "short": (lambda v: is_hex(v, 8), "8 hex digits"),
     "shorts": (
-        lambda v: isinstance(v, str) and len(v) % 8 == 0 and _HEX.issuperset(v),
+        lambda v: isinstance(v, str) and len(v) % 8 == 0 and is_hex(v, len(v)),
         "8 hex digits for each line",
     ),
     "hashes": (

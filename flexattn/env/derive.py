@@ -178,23 +178,31 @@ class Deriver:
 
     def _decisions(self, episode: Logged, n: int) -> _Decisions:
         """Parse what the student decided, up to the first line that says nothing usable."""
-        made = _Decisions([], [], [], [], [])
-        loads, ids = orjson.loads, self._ids
-        for t, line in enumerate(episode.lines):
-            try:
-                step = loads(line)
-                lh, lp = self._history[step["Lh"]], self._caps[step["Lp"]]
-                char = ids[step["a"]]
-                written = ids[step["w"]] if "w" in step else -1
-            except (ValueError, KeyError, TypeError):
-                made.stop = self._unusable(n, t, line)
-                return made
-            made.history.append(lh)
-            made.cap.append(lp)
-            made.char.append(char)
-            made.written.append(written)
-            made.illegal.append(step.get("note") == "illegal")
-        return made
+        try:
+            return self._parsed(episode.lines)
+        except (ValueError, KeyError, TypeError):
+            t = next(t for t, line in enumerate(episode.lines) if not self._usable(line))
+            made = self._parsed(episode.lines[:t])
+            made.stop = self._unusable(n, t, episode.lines[t])
+            return made
+
+    def _parsed(self, lines: Sequence[bytes]) -> _Decisions:
+        steps = list(map(orjson.loads, lines))
+        ids, histories, caps = self._ids, self._history, self._caps
+        return _Decisions(
+            [histories[step["Lh"]] for step in steps],
+            [caps[step["Lp"]] for step in steps],
+            [ids[step["a"]] for step in steps],
+            [ids[step["w"]] if "w" in step else -1 for step in steps],
+            ["note" in step and step["note"] == "illegal" for step in steps],
+        )
+
+    def _usable(self, line: bytes) -> bool:
+        try:
+            self._parsed([line])
+        except (ValueError, KeyError, TypeError):
+            return False
+        return True
 
     def _unusable(self, n: int, t: int, line: bytes) -> Difference:
         try:
