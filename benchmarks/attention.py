@@ -67,7 +67,9 @@ CPU_WORK = Work(256, 128, 4, 32, torch.float32)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `flexattn bench attention`."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
+    )
     parser.add_argument("--no-peers", action="store_true", help="measure this library alone")
     parser.add_argument("--rounds", type=int, default=20, help="calls of each measurement")
 
@@ -129,13 +131,17 @@ def _windowed(work: Work, bandwidth: float, rounds: int, peers: dict[str, object
     yield _row(f"forward, 4 windows {work}", "flexattn", timed(several, rounds))
     yield _row(f"forward, 4 windows {work}", "floor", 7 * stream)
     for subject, prepare in peers.items():
-        yield from _peer_rows(work, f"forward {work}", subject, prepare, (q, k, v), window, None, rounds)
+        yield from _peer_rows(
+            work, f"forward {work}", subject, prepare, (q, k, v), window, None, rounds
+        )
 
     for x in (q, k, v):
         x.requires_grad_()
 
     def both() -> object:
-        return torch.autograd.grad(local_attention(q, k, v, window, max_window=bound), (q, k, v), do)
+        return torch.autograd.grad(
+            local_attention(q, k, v, window, max_window=bound), (q, k, v), do
+        )
 
     yield _row(f"forward + backward {work}", "flexattn", timed(both, rounds))
     yield _row(f"forward + backward {work}", "floor", 11 * stream)
