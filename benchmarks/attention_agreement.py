@@ -2,7 +2,8 @@
 
 Rule: with `own` the largest error that the reference makes in the inputs' own type, ours is within
 2 own, or, where own is smaller than that by luck (short texts, zeros), within one rounding of its
-largest value or within 4 roundings of float32 of the largest of all. New memory is filled with NaN, and every gradient is computed twice and must be the same bit for bit.
+largest value or within 4 roundings of float32 of the largest of all. New memory is filled with
+NaN, and every gradient is computed twice and must be the same bit for bit.
 
 python -m benchmarks.attention_agreement --cases 600 --processes 12
 """

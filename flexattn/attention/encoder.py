@@ -8,7 +8,7 @@ take one layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -147,4 +147,5 @@ class Encoder(nn.Module):
         """
         for layer in self.layers[:-1]:
             x = layer(x, max(windows))
-        return self.norm(self.layers[-1].forward_multi(x, windows))
+        last = cast("Layer", self.layers[-1])
+        return cast("Tensor", self.norm(last.forward_multi(x, windows)))

@@ -164,7 +164,7 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
                 s -= slope * j
             if j > 0:
                 s = tl.where(seen, s, float("-inf"))
-            scores = scores + (s,)
+            scores = scores + (s,)  # type: ignore[assignment]
             if CHOICES == 1:
                 top = tl.maximum(top, s)
         for j in tl.static_range(BOUND):

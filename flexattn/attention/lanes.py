@@ -61,7 +61,7 @@ def dot(typing_context, lanes, a, i, b, j):
     """sum over d of a[i + d] * b[j + d], D = 8 * len(lanes) terms."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        scalar, vector, size = _vector(context, signature.args[1], LANES * len(lanes))
+        _, vector, size = _vector(context, signature.args[1], LANES * len(lanes))
         x = _load(
             builder, vector, _pointer(context, builder, signature.args[1], args[1], args[2]), size
         )

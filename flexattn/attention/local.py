@@ -56,10 +56,10 @@ def local_attention(
     """
     check_inputs(q, k, v, impl, slopes)
     if isinstance(window, Tensor):
-        widths = [_checked_window(window, q, max_window)]
+        each, widths = window, [_checked_window(window, q, max_window)]
     else:
-        window, widths = None, [_checked_width(window, "window")]
-    return _run(q, k, v, window, widths, impl, scale, slopes).squeeze(0)
+        each, widths = None, [_checked_width(window, "window")]
+    return _run(q, k, v, each, widths, impl, scale, slopes).squeeze(0)
 
 
 def local_attention_multi(

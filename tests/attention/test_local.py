@@ -196,12 +196,12 @@ def test_bad_input_is_one_sentence_that_names_it(
 def test_a_named_implementation_never_falls_back() -> None:
     half, odd = rows(1, 1, 4, 8, dtype=torch.bfloat16), rows(1, 1, 4, 9)
     with pytest.raises(
-        ValueError, match="expected torch.float32 or torch.float64 for impl='banded'"
+        ValueError, match=r"expected torch\.float32 or torch\.float64 for impl='banded'"
     ):
         local_attention(half, half, half, 2, "banded")
     with pytest.raises(ValueError, match="head dim 9, expected a multiple of 8"):
         local_attention(odd, odd, odd, 2, "banded")
-    with pytest.raises(ValueError, match="no choice|empty"):
+    with pytest.raises(ValueError, match=r"no choice|empty"):
         local_attention_multi(odd, odd, odd, ())
 
 
