@@ -6,7 +6,6 @@ python -m flexattn.replay logs/smoke
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -48,7 +47,6 @@ from flexattn.lexicon.entries import Catalog, parse_catalog
 SHOWN = 20
 LEFT = ("catalog", "place", "term", "file", "note")
 TAU, LONGEST = 0.75, 8  # of logs of the older form: semantic gate, and characters of L_max
-GARBAGE_AFTER = 100_000
 POOL_FROM_BYTES = 64_000_000  # below that, starting workers costs more than it saves
 
 EXAMPLES = """examples:
@@ -92,8 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     derivers = None if args.chain else derivers_of(folder)
     size = sum(file.stat().st_size for file in folder.step_files())
     workers = args.workers if size >= POOL_FROM_BYTES else 1
-    gc.freeze()  # the tables are never garbage, and steps have no cycles
-    gc.set_threshold(GARBAGE_AFTER)
     if derivers is None:
         report = verify(folder, None, args.head, workers)
     else:
