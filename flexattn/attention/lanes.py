@@ -57,7 +57,7 @@ def _declare(builder: Any, name: str, returns: ir.Type, *takes: ir.Type) -> Any:
 
 
 @intrinsic
-def dot(typing_context, lanes, a, i, b, j):
+def dot(typing_context, lanes, a, i, b, j):  # type: ignore[no-untyped-def]
     """sum over d of a[i + d] * b[j + d], D = 8 * len(lanes) terms."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -74,7 +74,7 @@ def dot(typing_context, lanes, a, i, b, j):
 
 
 @intrinsic
-def row_set(typing_context, lanes, factor, a, i, out, j):
+def row_set(typing_context, lanes, factor, a, i, out, j):  # type: ignore[no-untyped-def]
     """out[j : j + D] = factor * a[i : i + D]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -90,7 +90,7 @@ def row_set(typing_context, lanes, factor, a, i, out, j):
 
 
 @intrinsic
-def row_add(typing_context, lanes, factor, a, i, out, j):
+def row_add(typing_context, lanes, factor, a, i, out, j):  # type: ignore[no-untyped-def]
     """out[j : j + D] += factor * a[i : i + D]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -170,7 +170,7 @@ def _sum(builder: Any, x: Any, size: int) -> Any:
 
 
 @intrinsic
-def softmax_block(typing_context, a, i, count, out):
+def softmax_block(typing_context, a, i, count, out):  # type: ignore[no-untyped-def]
     """out[i : i + count] = softmax(a[i : i + count]), count <= 8, without a step through memory."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -187,7 +187,7 @@ def softmax_block(typing_context, a, i, count, out):
 
 
 @intrinsic
-def exp_block(typing_context, a, i, pivot):
+def exp_block(typing_context, a, i, pivot):  # type: ignore[no-untyped-def]
     """a[i : i + 8] = exp(a[i : i + 8] - pivot), for arguments <= 0; their sum is returned."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -202,7 +202,7 @@ def exp_block(typing_context, a, i, pivot):
 
 
 @intrinsic
-def copy_block(typing_context, a, i, count, out, j):
+def copy_block(typing_context, a, i, count, out, j):  # type: ignore[no-untyped-def]
     """out[j : j + 8] = a[i : i + 8], -inf from entry `count` on; the largest is returned.
 
     The largest may pass over a NaN; `exp_block` then brings it back.
@@ -219,7 +219,7 @@ def copy_block(typing_context, a, i, count, out, j):
 
 
 @intrinsic
-def scale_block(typing_context, a, i, factor):
+def scale_block(typing_context, a, i, factor):  # type: ignore[no-untyped-def]
     """a[i : i + 8] *= factor."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
