@@ -10,6 +10,7 @@ The way through the house, and who lives where:
     domain      corpus + catalog + world       experience  demonstrations and rollouts
     training    the phases, step by step       assess      what a student can do, by regime
     display     what a long training shows     jsontext    strict JSON
+    memory      unused pages go back
 
 Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog, bench.
 """
