@@ -216,6 +216,11 @@ def test_any_value_at_all_has_a_defect(value: Any) -> None:
     assert list(find_defects(value))
 
 
+def whole_or_float(text: str) -> int | float:
+    number = int(text)
+    return number if -(2**63) <= number < 2**64 else float(number)
+
+
 @given(st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_are_json_or_refused_in_one_line(data: bytes) -> None:
@@ -224,7 +229,8 @@ def test_any_bytes_are_json_or_refused_in_one_line(data: bytes) -> None:
     except CatalogError as error:
         ours = ["refused", str(error)]
     if ours[0] == "accepted":
-        assert ours[1] == json.loads(data)
+        # a whole number past 64 bits is read as a float; no key of a catalog takes one
+        assert ours[1] == json.loads(data, parse_int=whole_or_float)
     else:
         assert ours[1].startswith("f:")
         assert ours[1].isprintable()
