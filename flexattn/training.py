@@ -32,8 +32,10 @@ from flexattn.env.world import World
 from flexattn.errors import CheckpointError
 from flexattn.evaluation.metrics import is_cjk
 from flexattn.experience import Rollout, write_answers
+from flexattn.memory import give_back
 
 CLONE_WARM_STEPS = 50
+GIVE_BACK_EVERY = 4  # steps
 CLONE_LAST_RATE = 0.05  # of clone_lr
 
 
@@ -128,6 +130,8 @@ class Training:
             characters, stats = update(n, phase.steps)
             self.step += 1
             self.characters += characters
+            if self.step % GIVE_BACK_EVERY == 0:
+                give_back()
             self.display.advance(characters, stats)
             yield self.step
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import numba
 import pytest
+import torch
 
 from flexattn.config import Config, load_config, resolve_path
 from flexattn.corpus import parse_corpus
 from flexattn.env.world import World
 from flexattn.lexicon.entries import load_catalog
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tests share their cores with other work; threads that wait for each other crawl then."""
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
