@@ -148,7 +148,13 @@ def load_actor(domain: Domain, saved: Checkpoint) -> Actor:
     torch.set_num_threads(config.train.threads)
     sizes = Sizes.of(world)
     actor = Actor(sizes, config.env, config.agent, config.attention)
-    actor.load_state_dict(saved.module("actor"))
+    try:
+        actor.load_state_dict(saved.module("actor"))
+    except RuntimeError:
+        raise CheckpointError(
+            f"checkpoint step {saved.step}: its network has another shape than this version "
+            f"builds from config.yaml; use the version that trained it, or train again"
+        ) from None
     return actor.eval()
 
 
