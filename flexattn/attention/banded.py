@@ -10,9 +10,11 @@ The backward pass computes the probabilities again from q, k and the windows: no
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from flexattn.attention import lanes
 from flexattn.attention.lanes import (
     LANES,
     copy_block,
@@ -34,18 +37,40 @@ from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["banded", "unsupported"]
 
-_NUMBA: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _SMALL = 1 << 16  # elements of q below which waking other threads costs more than it saves
 _STRETCH = 64  # fewest rows of one work item
 _SHARES = 2  # pieces of work for each thread, so that one that is held up holds up little
 _TILE = 32  # rows whose scores are held at a time; enough to keep a core's arithmetic busy
 _SCORES = 4096  # scores held at a time, to stay in the nearest cache
 
+_LANES_SOURCE = Path(lanes.__file__).read_bytes()
+
+
+def _compiled(**options: Any) -> Any:
+    """Compile without the interpreter lock; kept on disk until this file or `lanes` changes.
+
+    Numba itself looks at a function's own file alone.
+    """
+    options = {"nogil": True, "error_model": "numpy", **options}
+
+    def decorate(function: Any) -> Any:
+        try:
+            dispatcher = njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder to keep it in: compiled in every process
+            return njit(**options)(function)
+        index = dispatcher._cache._cache_file
+        digest = hashlib.sha256(_LANES_SOURCE).hexdigest()
+        index._source_stamp = (index._source_stamp, digest)
+        return dispatcher
+
+    return decorate
+
+
 # In all that follows scores, probabilities and their gradients lie newest key first: entry j of a row belongs to
 # the key at i - j. A row has `room` entries, a multiple of LANES.
 
 
-@njit(forceinline=True, **_NUMBA)
+@_compiled(forceinline=True)
 def _measure(window, sw, b, h, t, bound, choices, reach, at):  # type: ignore[no-untyped-def]
     """reach[at + c] = keys that query t sees under choice c, 1 .. min(t + 1, bound); the largest."""
     widest = 1
@@ -57,7 +82,7 @@ def _measure(window, sw, b, h, t, bound, choices, reach, at):  # type: ignore[no
     return widest
 
 
-@njit(forceinline=True, **_NUMBA)
+@_compiled(forceinline=True)
 def _softmax(score, at, count, p):  # type: ignore[no-untyped-def]
     """p[at : at + count] = softmax(score[at : at + count])."""
     if count <= LANES:
@@ -75,7 +100,7 @@ def _softmax(score, at, count, p):  # type: ignore[no-untyped-def]
         scale_block(p, at + LANES * n, inverse)
 
 
-@njit(**_NUMBA)
+@_compiled()
 def _forward_item(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound,
     b, kv, begin, end,
@@ -108,7 +133,7 @@ def _forward_item(  # type: ignore[no-untyped-def]
                         row_add(lanes, p[at + j], v, base_v + (t - j) * sv[2], out, at_o)
 
 
-@njit(**_NUMBA)
+@_compiled()
 def _forward(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound, stretch,
     first, last,
@@ -122,7 +147,7 @@ def _forward(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@njit(**_NUMBA)
+@_compiled()
 def _backward_item(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
     shape, scale, bound, b, kv, begin, end,
@@ -184,7 +209,7 @@ def _backward_item(  # type: ignore[no-untyped-def]
                         row_add(lanes, ds[at + j], k, base_k + (t - j) * sk[2], dq, at_dq)
 
 
-@njit(**_NUMBA)
+@_compiled()
 def _backward(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, do, sdo, dq, sdq, dk, sdk, dv, sdv,
     shape, scale, bound, stretch, first, last,
