@@ -11,7 +11,7 @@ import ctypes.util
 from functools import cache
 
 M_MMAP_THRESHOLD = -3  # malloc.h
-LARGE_BYTES = 1 << 20
+LARGE_BYTES = 1 << 23
 
 
 def keep_small() -> None:

@@ -35,7 +35,7 @@ from flexattn.experience import Rollout, write_answers
 from flexattn.memory import give_back
 
 CLONE_WARM_STEPS = 50
-GIVE_BACK_EVERY = 4  # steps
+GIVE_BACK_EVERY = 5  # steps; at 4 with a limit of 1 MB page faults took 40 % of the time
 CLONE_LAST_RATE = 0.05  # of clone_lr
 
 
