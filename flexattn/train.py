@@ -28,7 +28,6 @@ from flexattn.domain import Domain
 from flexattn.errors import ConfigError, MissingExtraError, command
 from flexattn.evaluation.optimum import Rules, optimum_of
 from flexattn.evaluation.rows import REGIMES, Row, summary
-from flexattn.memory import keep_small
 from flexattn.training import Training
 
 EPILOG = """example:
@@ -286,7 +285,6 @@ def _settle_torch(config: Config) -> None:
     torch.set_num_threads(config.train.threads)
     numba.set_num_threads(min(config.train.threads, os.cpu_count() or 1))
     torch.use_deterministic_algorithms(True)
-    keep_small()
 
 
 def _check_device(config: Config) -> None:

@@ -32,10 +32,10 @@ from flexattn.env.world import World
 from flexattn.errors import CheckpointError
 from flexattn.evaluation.metrics import is_cjk
 from flexattn.experience import Rollout, write_answers
-from flexattn.memory import give_back
+from flexattn.memory import give_back, keep_small
 
 CLONE_WARM_STEPS = 50
-GIVE_BACK_EVERY = 5  # steps; at 4 with a limit of 1 MB page faults took 40 % of the time
+GIVE_BACK_EVERY = 4  # steps
 CLONE_LAST_RATE = 0.05  # of clone_lr
 
 
@@ -118,8 +118,11 @@ class Training:
                 update = {"clone": self._clone, "critics": self._critics, "sac": self._sac}[
                     phase.name
                 ]
-                if phase.name != "clone" and self.demo_buffer.added == 0:
-                    self._demonstrate()
+                if phase.name != "clone":
+                    keep_small()
+                    give_back()
+                    if self.demo_buffer.added == 0:
+                        self._demonstrate()
                 yield from self._steps(phase, update, done)
             first = last
 
@@ -130,7 +133,7 @@ class Training:
             characters, stats = update(n, phase.steps)
             self.step += 1
             self.characters += characters
-            if self.step % GIVE_BACK_EVERY == 0:
+            if phase.name != "clone" and self.step % GIVE_BACK_EVERY == 0:
                 give_back()
             self.display.advance(characters, stats)
             yield self.step
