@@ -17,16 +17,16 @@ LARGE_BYTES = 1 << 20
 
 def keep_small() -> None:
     """Give large arrays pages of their own, for good; nothing happens without glibc."""
-    library = _library()
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+    set_option = getattr(_library(), "mallopt", None)
+    if set_option is not None:
+        set_option(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def give_back() -> None:
     """Return the heap's free pages to the system; nothing happens without glibc."""
-    library = _library()
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
+    trim = getattr(_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @cache
