@@ -22,7 +22,7 @@ from flexattn.bench import Row
 from flexattn.config import Config, load_config
 from flexattn.display import Display
 from flexattn.domain import Domain
-from flexattn.train import create_folder
+from flexattn.job import create_folder
 from flexattn.training import Training
 
 # a fixed Lh and Lp, U = {2}, no gate and no guide: the baseline that the acceptance speaks of

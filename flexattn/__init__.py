@@ -8,6 +8,7 @@ The way through the house, and who lives where:
     episode     run(env, policy) -> steps      agents      masked discrete SAC, checkpoints
     audit       log, seals, reading            evaluation  metrics, statistics, acceptance
     domain      corpus + catalog + world       experience  demonstrations and rollouts
+    seeds       many runs side by side         job         one run, from folder to last line
     training    the phases, step by step       assess      what a student can do, by regime
     display     what a long training shows     jsontext    strict JSON
     memory      unused pages go back

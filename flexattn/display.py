@@ -96,6 +96,9 @@ class Display:
             self.shown = now
             self._print_line() if self.plain else self._draw()
 
+    def reached(self, step: int, steps: int) -> None:
+        """The run has done `step` of its steps; a display of phases counts by itself."""
+
     def choices(self, histories: Mapping[int, float], caps: Mapping[int, float]) -> None:
         """Shares of Lh and Lp in the newest rollout."""
         self.figures.histories, self.figures.caps = dict(histories), dict(caps)
@@ -133,6 +136,87 @@ class Display:
             f"{self._rate():,.0f} characters/s"
         )
         self._live.update(Group(self._progress, table, bars))
+
+
+class Together:
+    """Progress of many runs as one line, drawn again on a terminal, each 10 s elsewhere."""
+
+    def __init__(self, *, plain: bool | None = None) -> None:
+        """Plain lines where stdout is no terminal, or on request."""
+        self.console = Console()
+        self.plain = not sys.stdout.isatty() if plain is None else plain
+        self.steps: dict[str, tuple[int, int]] = {}  # name -> steps done, and all of them
+        self.now: dict[str, int] = {}  # name -> characters, of runs that go on just now
+        self.characters, self.first = 0, 0
+        self.started, self.shown = time.monotonic(), time.monotonic()
+        self._live = Live(console=self.console, refresh_per_second=4) if not self.plain else None
+
+    def __enter__(self) -> Together:
+        """Start drawing."""
+        self.started = time.monotonic()
+        self.first = sum(done for done, _ in self.steps.values())
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing, leave the terminal as it was."""
+        if self._live:
+            self._live.update(Text(self._line()))
+            self._live.stop()
+
+    def expect(self, name: str, done: int, steps: int) -> None:
+        """A run is still to come, or to go on with."""
+        self.steps[name] = (done, steps)
+
+    def begun(self, name: str) -> None:
+        """A run has got a process."""
+        self.now[name] = 0
+
+    def reached(self, name: str, step: int, characters: int) -> None:
+        """A run has done `step` steps, its process so many characters."""
+        self.steps[name] = (step, self.steps[name][1])
+        before = self.now.get(name, 0)
+        self.characters += characters - before if characters >= before else characters
+        self.now[name] = characters
+
+    def finished(self, name: str, steps: int, *, before: bool = False) -> None:
+        """A run has come to its end, in an earlier call where `before`."""
+        self.steps[name] = (steps, steps)
+        self.gone(name)
+        self.say(f"{name}: was finished before" if before else f"{name}: is finished")
+
+    def gone(self, name: str) -> None:
+        """A run goes on no more."""
+        self.now.pop(name, None)
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def show(self) -> None:
+        """Draw, where it is time."""
+        now = time.monotonic()
+        if self._live:
+            self._live.update(Text(self._line()))
+        elif now - self.shown >= PLAIN_EVERY_S:
+            self.shown = now
+            self.say(self._line())
+
+    def _line(self) -> str:
+        done = sum(done for done, _ in self.steps.values())
+        total = sum(steps for _, steps in self.steps.values())
+        ended = sum(
+            done == steps and name not in self.now for name, (done, steps) in self.steps.items()
+        )
+        elapsed = max(1e-9, time.monotonic() - self.started)
+        share = (done - self.first) / elapsed
+        left = f"{(total - done) / share:,.0f} s left" if share > 0 else "starting"
+        running = ", ".join(f"{n} {self.steps[n][0]}/{self.steps[n][1]}" for n in self.now)
+        return (
+            f"{ended} of {len(self.steps)} runs finished, {done / max(1, total):.0%} of all steps; "
+            f"{running or 'none runs'}; {self.characters / elapsed:,.0f} characters/s, {left}"
+        )
 
 
 def _bars(shares: Mapping[int, float]) -> str:

@@ -67,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--draws {given.draws} --seed {given.seed}: expected 100 or more and 0 or more"
         )
     rounds = read_bench(given.bench)
-    report = compare(
-        given.candidate, given.baseline, given.arm, rounds, given.seed, given.draws
-    )
+    report = compare(given.candidate, given.baseline, given.arm, rounds, given.seed, given.draws)
     show(report)
     if given.out:
         _write(report, Path(given.out))
@@ -189,7 +187,11 @@ def _catalog(run: Run) -> Catalog:
 
 def _common(paths: Sequence[str]) -> str:
     """What the folders' names have in common, with a star for the rest."""
-    names = [Path(path).name for path in paths]
+    folders = [Path(path).absolute() for path in paths]
+    parents = {folder.parent for folder in folders}
+    if len(parents) == 1 and all(folder.name.startswith("seed-") for folder in folders):
+        return parents.pop().name  # the seeds of one arm, gathered in a folder
+    names = [folder.name for folder in folders]
     start = names[0]
     for name in names[1:]:
         while not name.startswith(start):

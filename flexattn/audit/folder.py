@@ -31,6 +31,7 @@ EVALUATIONS = "evaluations.jsonl"
 HEAD = "head.json"
 COPY_AT_MOST_BYTES = 64_000_000
 MAX_MANIFEST_BYTES = 1 << 24
+TAIL_BYTES = 1 << 20
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -233,6 +234,20 @@ class RunFolder:
     def step_files(self) -> list[Path]:
         """The log's files in their order, whether plain or compressed."""
         return sorted(p for p in self.path.glob("steps-*.jsonl*") if _is_step_file(p.name))
+
+    def ended(self) -> bool:
+        """Whether the log's last lines are the event `end` and the seal that covers it."""
+        files = self.step_files()
+        if not files:
+            return False
+        with files[-1].open("rb") as file:
+            file.seek(max(0, files[-1].stat().st_size - TAIL_BYTES))
+            lines = file.read().splitlines()[-2:]
+        return (
+            len(lines) == 2
+            and lines[0].startswith(b'{"event":"end"')
+            and lines[1].startswith(b'{"event":"seal"')
+        )
 
 
 def _settings(text: bytes, where: str) -> dict[str, Any]:
