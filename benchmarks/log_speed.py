@@ -24,18 +24,18 @@ from flexattn.audit.writer import RunLog
 from flexattn.bench import Row
 from flexattn.config import dump_config
 from flexattn.domain import Domain
+from flexattn.env.collect import EpisodeSteps, Taken
 from flexattn.env.core import Core
-from flexattn.env.records import EpisodeSteps
 from flexattn.replay import derivers_of
 
-Episodes = list[tuple[dict[str, Any], dict[str, list[Any]]]]
+Episodes = list[tuple[dict[str, Any], Taken]]
 LANES = 64
 
 
 def speed(domain: Domain, steps: int = 200_000, turns: int = 5) -> Iterator[Row]:
     """Rows of the writer, the chain and the numbers, on a log of about `steps` steps."""
     episodes = write_episodes(domain, min(steps, 40_000))
-    size = sum(len(columns["step"]) for _, columns in episodes)
+    size = sum(len(taken) for _, taken in episodes)
     repeats = max(1, steps // size)
     records = repeats * (size + len(episodes))
     with tempfile.TemporaryDirectory(prefix="flexattn-bench-") as scratch:
@@ -45,17 +45,13 @@ def speed(domain: Domain, steps: int = 200_000, turns: int = 5) -> Iterator[Row]
             folder = _folder(domain, Path(scratch) / str(next(numbers)))
             with RunLog(folder, domain.config.log) as log:
                 for _ in range(repeats):
-                    for header, columns in episodes:
-                        log.episode(header, columns)
+                    for header, taken in episodes:
+                        log.episode(header, taken)
                 log.event("end")
             return folder
 
         yield Row("log", "writer", "flexattn", records / _best(write, turns), "records/s")
-        rows = [
-            {name: value for name, value in zip(columns, row) if value is not None}
-            for _, columns in episodes
-            for row in zip(*columns.values())
-        ]
+        rows = [orjson.loads(line) for _, taken in episodes for line in taken.lines(0).splitlines()]
         for subject, dumps in (("orjson+sha256", orjson.dumps), ("json+sha256", _dumps)):
             seconds = _best(lambda: _plain(Path(scratch) / "plain", rows, dumps), turns)  # noqa: B023
             yield Row("log", "writer", subject, len(rows) / seconds, "records/s")
@@ -89,9 +85,9 @@ def write_episodes(domain: Domain, steps: int, seed: int = 1) -> Episodes:
             steps_taken = core.step(history, cap, char, None, active)
             kept.add(history, cap, steps_taken, active)
             for env in np.flatnonzero(active & (steps_taken.terminated | steps_taken.truncated)):
-                columns = dict(kept.columns(int(env)))
-                made.append((kept.header(int(env)), columns))
-                count += len(columns["step"])
+                taken = kept.taken(int(env))
+                made.append((kept.header(int(env)), taken))
+                count += len(taken)
                 running[env] = False
     return made
 

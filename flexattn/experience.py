@@ -6,6 +6,7 @@ those of one step, by environment; so the same seed gives the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from flexattn.agents.buffer import Answers
 from flexattn.agents.cloning import legal_along
 from flexattn.audit.writer import RunLog
+from flexattn.env.collect import EpisodeSteps
 from flexattn.env.core import Core
-from flexattn.env.records import EpisodeSteps
+from flexattn.env.world import World
 from flexattn.episode import Policy, Scribe, run
 
 
@@ -47,6 +49,8 @@ def write_answers(
     policy: Policy,
     scribe: Scribe | None,
     log: RunLog | None,
+    world: World | None = None,
+    newly_banned: Callable[[int], tuple[str, Sequence[str]] | None] | None = None,
 ) -> Rollout:
     """Let `policy` write an answer to each record's question.
 
@@ -57,11 +61,14 @@ def write_answers(
       policy: who decides.
       scribe: who may write something else into the history.
       log: where the steps go; None: nowhere.
+      world: the catalog version that all answers are written under; the core's where None.
+      newly_banned: steps taken -> catalog hash and strings that are banned from here on in these
+        answers too, or None.
     """
-    world = core.world
+    world = core.world if world is None else world
     n = len(records)
     settings = world.settings
-    core.reset(record_indices=records, question_indices=questions)
+    core.reset(record_indices=records, question_indices=questions, world=world)
     steps_max = world.longest_answer + settings.slack + 1
     kept = Answers.empty(
         n,
@@ -96,12 +103,19 @@ def write_answers(
         kept.terminated[ended] = steps.terminated[ended]
         # a cut-off answer goes on in the learner's eyes, so its last state keeps its real A(s)
         for env in ended:
-            along = legal_along(kept.written[env : env + 1, : t + 1], np.array([t + 1]), world.mask)
+            along = legal_along(
+                kept.written[env : env + 1, : t + 1],
+                np.array([t + 1]),
+                core.world_of(int(env)).mask,
+            )
             kept.legal[env, t + 1] = along[0, t + 1]
         kept.pointer[ended, t + 1] = core.state.pointer[ended]
         if log is not None:
             for env in ended:
-                log.episode(episodes.header(int(env)), episodes.columns(int(env)))
+                log.episode(episodes.header(int(env)), episodes.taken(int(env)))
+        if newly_banned is not None and (added := newly_banned(t + 1)) is not None:
+            catalog, banned = added
+            episodes.ban(core.ban(banned), catalog)
     taken = np.arange(steps_max) < kept.length[:, None]
     return Rollout(
         answers=kept,

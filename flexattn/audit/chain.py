@@ -12,7 +12,8 @@ neighbour (n, first, prev): a changed line, a changed seal and a missing piece a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,32 +72,33 @@ class Break:
     expected: str
 
 
-def shorts(lines: Sequence[bytes]) -> bytes:
-    """First four bytes of each line's SHA-256, run together."""
+def shorts(data: bytes) -> bytes:
+    """First four bytes of the SHA-256 of each line of `data`, run together."""
     sha = _sha256
-    whole = np.frombuffer(b"".join([sha(line).digest() for line in lines]), np.uint8)
-    return whole.reshape(-1, 32)[:, :4].tobytes()
+    digests = b"".join([sha(line).digest() for line in io.BytesIO(data)])
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)[:, :4].tobytes()
 
 
-def make_seal(n: int, first: int, prev: str, lines: Sequence[bytes]) -> tuple[bytes, str]:
-    """The seal line over `lines` (bytes, newlines in them) and its hash.
+def make_seal(n: int, first: int, prev: str, data: bytes) -> tuple[bytes, str]:
+    """The seal line over a segment and its hash.
 
     Args:
       n: number of the seal, from 0.
       first: number of the segment's first line in the whole log, from 1.
       prev: hash of the seal before.
-      lines: the segment.
+      data: the segment, whole lines.
 
     Returns: (line with its newline, 64 hex digits).
     """
+    short = shorts(data)
     body = orjson.dumps(
         {
             "event": "seal",
             "n": n,
             "first": first,
-            "lines": len(lines),
-            "short": shorts(lines).hex(),
-            "segment": sha256_hex(b"".join(lines)),
+            "lines": len(short) // 4,
+            "short": short.hex(),
+            "segment": sha256_hex(data),
             "prev": prev,
         }
     )[:-1]
@@ -138,16 +140,16 @@ def read_seal(line: bytes) -> Seal | str:
     )
 
 
-def break_in(lines: Sequence[bytes], seal: Seal) -> Break | None:
-    """The first place where `lines` are not what `seal` closed, or None where they are.
+def break_in(data: bytes, seal: Seal) -> Break | None:
+    """The first place where `data` is not what `seal` closed, or None where it is.
 
     Args:
-      lines: what stands between the seal before and this one, newlines in them.
+      data: the lines between the seal before and this one.
       seal: a seal whose own hash holds.
     """
-    found = shorts(lines)
+    found = shorts(data)
     if found == seal.short:
-        whole = sha256_hex(b"".join(lines))
+        whole = sha256_hex(data)
         if whole == seal.segment:
             return None
         return Break(0, "segment-hash", whole[:8], seal.segment[:8])
@@ -156,7 +158,7 @@ def break_in(lines: Sequence[bytes], seal: Seal) -> Break | None:
     index = next(apart, both) // 4
     here = found[4 * index : 4 * index + 4].hex()
     there = seal.short[4 * index : 4 * index + 4].hex()
-    more = len(lines) - seal.lines
+    more = len(found) // 4 - seal.lines
     if more > 0 and found[4 * (index + more) :] == seal.short[4 * index :]:
         return Break(index, "line-inserted", f"{more} more", f"{seal.lines} lines")
     if more < 0 and found[4 * index :] == seal.short[4 * (index - more) :]:
@@ -178,21 +180,24 @@ class Chain:
         self.seals = seals
         self.first = line
         self.prev = prev
-        self.open: list[bytes] = []
+        self.open_lines = 0
+        self._open: list[bytes] = []
 
     @property
     def next_line(self) -> int:
         """Number, from 1, of the line that comes next in the whole log."""
-        return self.first + len(self.open)
+        return self.first + self.open_lines
 
-    def add(self, lines: Sequence[bytes]) -> None:
-        """Take lines, each with its newline, into the open segment."""
-        self.open.extend(lines)
+    def add(self, data: bytes, count: int) -> None:
+        """Take `count` lines, each with its newline, into the open segment."""
+        self._open.append(data)
+        self.open_lines += count
 
     def seal(self) -> bytes:
         """Close the open segment; returns the seal line."""
-        line, self.prev = make_seal(self.seals, self.first, self.prev, self.open)
+        line, self.prev = make_seal(self.seals, self.first, self.prev, b"".join(self._open))
         self.seals += 1
-        self.first += len(self.open) + 1
-        self.open = []
+        self.first += self.open_lines + 1
+        self.open_lines = 0
+        self._open.clear()
         return line

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -25,6 +25,16 @@ _TRAIN = (
 _GENERATION = (
     b'{"step":%%b,%%b,"a":%%b,%%b,%%b,"cat":%b,"ep":%b,"env":%b,"n_legal":%%b,"p":%%b%%b\n'
 )
+
+
+class Steps(Protocol):
+    """Steps of a finished episode that give their own lines, as `env.collect.Taken` does."""
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+
+    def lines(self, ep: int) -> bytes:
+        """Their lines in the log, as episode `ep` of the run, each with its newline."""
 
 
 def event_line(kind: str, fields: Mapping[str, Any]) -> bytes:
@@ -122,6 +132,20 @@ class StepLines:
             for row in set(rows).difference(known):
                 known[row] = make(row)
             return [known[row] for row in rows]
+
+
+class ColumnSteps:
+    """Steps given as columns: key of the step line -> a value for each step; `ep` is the log's."""
+
+    def __init__(self, writer: StepLines, columns: StepColumns) -> None:
+        self._writer, self._columns = writer, columns
+
+    def __len__(self) -> int:
+        return len(self._columns["step"])
+
+    def lines(self, ep: int) -> bytes:
+        """Their lines, as episode `ep`."""
+        return b"".join(self._writer.lines({**self._columns, "ep": [ep] * len(self)}))
 
 
 def _piece(names: Sequence[str], row: Sequence[Any]) -> bytes:

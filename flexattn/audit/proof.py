@@ -7,6 +7,7 @@ over all seals. Whoever kept the root, or a signed note of it, needs nothing els
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,10 @@ def _line_fails(proof: dict[str, Any]) -> str | None:
     seal = read_seal(proof["seal"].encode("utf-8"))
     if not isinstance(seal, Seal):
         return f"the seal is {seal}"
-    broken = break_in(lines, seal)
+    data = b"".join(lines)
+    if io.BytesIO(data).readlines() != lines:
+        return "its segment is not one line after the other"
+    broken = break_in(data, seal)
     if broken is not None:
         return f"line {broken.index + 1} of the segment is not what was sealed ({broken.code})"
     if not 0 <= proof["at"] < len(lines):

@@ -200,7 +200,7 @@ class Verifier:
         self.last_seal = (file, here)
 
     def _check_lines(self, segment: Segment, seal: Seal) -> None:
-        broken = None if segment.holds else break_in(segment.lines, seal)
+        broken = None if segment.holds else break_in(segment.data, seal)
         if broken is None:
             return
         line = segment.file_line + broken.index
@@ -243,11 +243,11 @@ class Verifier:
         gap, rest = seal.first - self.next_line, len(lines) - seal.lines
         if seal.n < self.seals or gap < 0:
             text = f"seal {seal.n} stands here, expected seal {self.seals}"
-            doubled = lines and break_in(lines, seal) is None
+            doubled = lines and break_in(segment.data, seal) is None
             line = segment.file_line + (0 if doubled else len(lines))
             segment.findings.append(Finding("seal-order", file, line, text))
             return
-        own = break_in(lines[rest:], seal) is None if rest >= 0 else False
+        own = break_in(b"".join(lines[rest:]), seal) is None if rest >= 0 else False
         marked = [i for i, line in enumerate(lines[: max(0, rest)]) if b'"event":"seal"' in line]
         if marked:
             index = marked[0]

@@ -1,6 +1,6 @@
 """Every step of a run becomes a line, in the order of finished episodes, and gets sealed.
 
-The caller hands over columns and goes on; a thread turns them into bytes, hashes, writes and seals.
+The caller hands over steps and goes on; a thread turns them into bytes, hashes, writes and seals.
 Its queue is bounded, its errors are raised at the next call, and `close` waits for the thread.
 """
 
@@ -23,7 +23,7 @@ import orjson
 from flexattn.audit.chain import Chain, sha256_hex
 from flexattn.audit.files import StepFiles, step_file_name
 from flexattn.audit.folder import HEAD, RunFolder, write_file
-from flexattn.audit.lines import StepLines, event_line
+from flexattn.audit.lines import ColumnSteps, StepLines, Steps, event_line
 from flexattn.audit.merkle import Frontier
 from flexattn.audit.recover import START, recover
 from flexattn.audit.schema import SCHEMA, StepColumns
@@ -110,29 +110,30 @@ class RunLog:
                 **fields,
             }
         line = event_line(kind, fields)
-        self._put(1, lambda: self._take([line]))
+        self._put(1, lambda: self._take(line, 1))
         if kind == "end":
             self.seal()
             self._ended = True
 
-    def episode(self, header: Mapping[str, Any], columns: StepColumns) -> int:
+    def episode(self, header: Mapping[str, Any], steps: Steps | StepColumns) -> int:
         """Log an episode: its header and all its steps, which then stand together.
 
         Args:
           header: fields of the event `episode`; `ep` is the next number where it is missing.
-          columns: key of the step line -> a value for each step; `ep` is the header's.
+          steps: what gives its own lines; or columns, key of the step line -> a value for each
+            step, in which `ep` is the header's.
 
         Returns: the number of the episode.
         """
-        count = len(columns["step"])
+        taken = ColumnSteps(self._lines, steps) if isinstance(steps, Mapping) else steps
+        count = len(taken)
         ep = int(header.get("ep", self.next_episode))
         self.next_episode = max(self.next_episode, ep + 1)
         self.steps += count
         if not sampled(ep, self.settings.sample):
             return ep
         first = event_line("episode", {**header, "ep": ep})
-        columns = {**columns, "ep": [ep] * count}
-        self._put(count + 1, lambda: self._take([first, *self._lines.lines(columns)]))
+        self._put(count + 1, lambda: self._take(first + taken.lines(ep), count + 1))
         return ep
 
     def seal(self) -> None:
@@ -150,7 +151,7 @@ class RunLog:
             "line": self._chain.next_line,
             "seals": self._chain.seals,
             "head": self._chain.prev,
-            "open_lines": len(self._chain.open),
+            "open_lines": self._chain.open_lines,
             "episodes": self.next_episode,
             "steps": self.steps,
         }
@@ -175,7 +176,7 @@ class RunLog:
         self._tree = Frontier(found.hashes[: start.seals])
         self._files = StepFiles(self.folder.path, start.file, start.offset, start.file_line)
         self._chain = Chain(start.seals, start.first, start.prev)
-        self._chain.add(start.open)
+        self._chain.add(b"".join(start.open), len(start.open))
         if not exact and end.seals and not end.open and self._full():
             self._files.next_file()
         self.next_episode, self.steps = place["episodes"], place["steps"]
@@ -253,7 +254,7 @@ class RunLog:
         atexit.register(self._close_at_exit)
         if self._chain.next_line == 1:
             line = event_line("run", self.folder.run_fields())
-            self._put(1, lambda: self._take([line]))
+            self._put(1, lambda: self._take(line, 1))
 
     def _put(self, records: int, job: Callable[[], None]) -> None:
         self._start()
@@ -307,16 +308,15 @@ class RunLog:
                 self._idle = True
                 self._state.notify_all()
 
-    def _take(self, lines: list[bytes]) -> None:
-        self._chain.add(lines)
-        data = b"".join(lines)
+    def _take(self, data: bytes, count: int) -> None:
+        self._chain.add(data, count)
         self._buffer.append(data)
         self._buffered += len(data)
-        if len(self._chain.open) >= self.settings.seal_lines:
+        if self._chain.open_lines >= self.settings.seal_lines:
             self._seal()
 
     def _seal(self) -> None:
-        if not self._chain.open:
+        if not self._chain.open_lines:
             return
         line = self._chain.seal()
         self._tree.add(bytes.fromhex(self._chain.prev))

@@ -5,7 +5,8 @@ questions (what an actor sees of one), sketch (what lies further back), mask (A(
 Stepped: world (frozen tables of corpus, catalog, config), tables (answers and terms as arrays),
 reward (one function a term), kernel (the compiled step), core (the batched step), freehand (answers
 without a teacher), reference (the step, naive: the definition).
-Told: records (a finished episode as columns), derive (records in, findings out), pool (a whole run
-derived in processes), conformance (cases).
+Told: records (a finished episode as columns), collect (its steps until then), typeset (its lines,
+compiled), decimals (a number's digits), derive (lines in, differences out), pool (a whole run derived
+in processes), conformance (cases).
 Offered: lexical (gymnasium.Env), vector (gymnasium.vector.VectorEnv).
 """

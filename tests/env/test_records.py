@@ -4,8 +4,9 @@ import numpy as np
 
 from flexattn.audit.lines import StepLines
 from flexattn.audit.schema import TRAIN_FIELDS, rounded
+from flexattn.env.collect import EpisodeSteps
 from flexattn.env.core import Core
-from flexattn.env.records import FLOATS, EpisodeSteps
+from flexattn.env.records import FLOATS
 from flexattn.env.world import World
 
 EXAMPLE = "奥司他韦"

@@ -50,7 +50,7 @@ class Log:
                 if not line.startswith(SEAL_START):
                     part.append(line)
                     continue
-                line, prev = make_seal(n, first, prev, part)
+                line, prev = make_seal(n, first, prev, b"".join(part))
                 made += [*part, line]
                 n, first, part = n + 1, first + len(part) + 1, []
             self.files[name] = made + part
@@ -161,7 +161,7 @@ def _rewrite_segment(log: Log) -> int:
     lines = log.files[FIRST]
     changed = log.edit(log.find(_plain), lambda x: {**x, "note": "punctuation"})
     i = log.find(_event("seal"))
-    lines[i] = make_seal(0, 1, GENESIS, lines[:i])[0]
+    lines[i] = make_seal(0, 1, GENESIS, b"".join(lines[:i]))[0]
     return changed
 
 

@@ -17,9 +17,9 @@ from flexattn.audit.folder import RunFolder
 from flexattn.audit.writer import RunLog
 from flexattn.config import load_config
 from flexattn.corpus import parse_corpus
+from flexattn.env.collect import EpisodeSteps
 from flexattn.env.core import Core
 from flexattn.env.freehand import Freehand, generated_columns
-from flexattn.env.records import EpisodeSteps
 from flexattn.env.vocabulary import END
 from flexattn.env.world import World
 from flexattn.errors import CatalogError
@@ -83,7 +83,7 @@ def _write(core: Core, log: RunLog, rng: np.random.Generator) -> None:
         steps = core.step(history, cap, char, put, active)
         episodes.add(history, cap, steps, active)
         for env in np.flatnonzero(active & (steps.terminated | steps.truncated)).tolist():
-            log.episode(episodes.header(env), episodes.columns(env))
+            log.episode(episodes.header(env), episodes.taken(env))
             running[env] = False
 
 
