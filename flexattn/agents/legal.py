@@ -31,7 +31,7 @@ class LegalSets:
       start: [N + 1] int64, first pair of each state.
       ids: [J] int64, action of each pair, increasing inside a state.
       row: [J] int64, state of each pair.
-      order: [J] int64, pairs sorted by action, for the gradient of W.
+      order: [J] int64, pairs sorted by action, for the gradient of W and for the forward product.
       first: [V + 1] int64, first place of each action in `order`.
     """
 
@@ -93,24 +93,46 @@ class LegalSets:
         return _Sum.apply(values, self)
 
 
-def legal_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
-    """h[g, s] . W[g, a] for every legal pair (s, a).
+def legal_linear(
+    h: Tensor, weight: Tensor, legal: LegalSets, bias: Tensor | None = None
+) -> Tensor:
+    """h[g, s] . W[g, a] + b[g, a] for every legal pair (s, a).
 
     Args:
       h: [G, N, D] float.
       weight: [G, V, D], or [1, V, D] for one that all G share.
       legal: the pairs.
+      bias: [G, V], or [1, V] beside a shared weight; None: none is added.
 
     Returns: [G, J].
     """
     if h.device.type != "cpu":
-        return reference_linear(h, weight, legal)
-    return _Linear.apply(h, weight, legal)
+        return reference_linear(h, weight, legal, bias)
+    return _Linear.apply(h, weight, weight.new_zeros(0, 0) if bias is None else bias, legal)
 
 
-def reference_linear(h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
+def reference_linear(
+    h: Tensor, weight: Tensor, legal: LegalSets, bias: Tensor | None = None
+) -> Tensor:
     """The same by gathers; any device and type."""
-    return (h[:, legal.row] * weight[:, legal.ids]).sum(-1)
+    products = (h[:, legal.row] * weight[:, legal.ids]).sum(-1)
+    return products if bias is None else products + bias[:, legal.ids]
+
+
+def taken_linear(h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor) -> Tensor:
+    """h[g, s] . W[g, a] + b[g, a] for one action a state.
+
+    Args:
+      h: [G, N, D] float.
+      weight: [G, V, D].
+      bias: [G, V].
+      taken: a of each state, [N] int64.
+
+    Returns: [G, N].
+    """
+    if h.device.type != "cpu":
+        return (h * weight[:, taken]).sum(-1) + bias[:, taken]
+    return _Taken.apply(h, weight, bias, taken)
 
 
 def legal_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
@@ -136,34 +158,51 @@ def reference_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, legal: LegalSets) -> Tensor:
-        h, weight = h.contiguous(), weight.contiguous()
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, legal: LegalSets) -> Tensor:
+        h, weight, bias = h.contiguous(), weight.contiguous(), bias.contiguous()
         out = h.new_empty(h.shape[0], len(legal.ids))
-        _linear(h.numpy(), weight.numpy(), legal.start.numpy(), legal.ids.numpy(), out.numpy())
-        ctx.save_for_backward(h, weight)
+        _linear(
+            h.numpy(), weight.numpy(), bias.numpy(),
+            legal.row.numpy(), legal.order.numpy(), legal.first.numpy(), out.numpy(),
+        )  # fmt: skip
+        ctx.save_for_backward(h, weight, bias)
         ctx.legal = legal
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        h, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, bias = ctx.saved_tensors
         legal: LegalSets = ctx.legal
         grad = grad.contiguous()
-        d_h = torch.empty_like(h)
-        d_weight = torch.empty_like(weight)
+        d_h, d_weight, d_bias = (torch.empty_like(value) for value in (h, weight, bias))
         _linear_grad_h(
             grad.numpy(), weight.numpy(), legal.start.numpy(), legal.ids.numpy(), d_h.numpy()
         )
         _linear_grad_weight(
-            grad.numpy(),
-            h.numpy(),
-            legal.row.numpy(),
-            legal.order.numpy(),
-            legal.first.numpy(),
-            d_weight.numpy(),
-        )
-        return d_h, d_weight, None
+            grad.numpy(), h.numpy(), legal.row.numpy(), legal.order.numpy(), legal.first.numpy(),
+            d_weight.numpy(), d_bias.numpy(),
+        )  # fmt: skip
+        return d_h, d_weight, d_bias, None
+
+
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor) -> Tensor:
+        ctx.save_for_backward(h, weight, bias, taken)
+        return torch.einsum("gnd,gnd->gn", h, weight[:, taken]) + bias[:, taken]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, bias, taken = ctx.saved_tensors
+        d_h = weight[:, taken].mul_(grad.unsqueeze(-1))
+        d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        _taken_grad(
+            grad.contiguous().numpy(), h.contiguous().numpy(), taken.numpy(), d_weight.numpy(),
+            d_bias.numpy(),
+        )  # fmt: skip
+        return d_h, d_weight, d_bias, None
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -227,16 +266,18 @@ def _list(packed: Any, start: Any, ids: Any, row: Any, order: Any, first: Any) -
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=True)
-def _linear(h: Any, weight: Any, start: Any, ids: Any, out: Any) -> None:
-    shared = weight.shape[0] == 1
-    for n in prange(h.shape[1]):
-        for j in range(start[n], start[n + 1]):
-            for g in range(h.shape[0]):
-                a, b = h[g, n], weight[0 if shared else g, ids[j]]
+def _linear(h: Any, weight: Any, bias: Any, row: Any, order: Any, first: Any, out: Any) -> None:
+    shared, biased = weight.shape[0] == 1, bias.shape[0] > 0
+    for a in prange(weight.shape[1]):  # by action: its row of W stays near, the states come by
+        for g in range(h.shape[0]):
+            b = weight[0 if shared else g, a]
+            offset = bias[0 if shared else g, a] if biased else h.dtype.type(0.0)
+            for k in range(first[a], first[a + 1]):
+                c = h[g, row[order[k]]]
                 total = h.dtype.type(0.0)
-                for d in range(a.shape[0]):
-                    total += a[d] * b[d]
-                out[g, j] = total
+                for d in range(b.shape[0]):
+                    total += c[d] * b[d]
+                out[g, order[k]] = total + offset
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=True)
@@ -253,18 +294,34 @@ def _linear_grad_h(grad: Any, weight: Any, start: Any, ids: Any, d_h: Any) -> No
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=True)
-def _linear_grad_weight(grad: Any, h: Any, row: Any, order: Any, first: Any, d_weight: Any) -> None:
-    shared = d_weight.shape[0] == 1
+def _linear_grad_weight(
+    grad: Any, h: Any, row: Any, order: Any, first: Any, d_weight: Any, d_bias: Any
+) -> None:
+    shared, biased = d_weight.shape[0] == 1, d_bias.shape[0] > 0
     for a in prange(d_weight.shape[1]):
         for g in range(d_weight.shape[0]):
             out = d_weight[g, a]
             out[:] = 0.0
+            total = h.dtype.type(0.0)
             for k in range(first[a], first[a + 1]):
                 j = order[k]
                 for source in range(h.shape[0]) if shared else range(g, g + 1):
                     b, factor = h[source, row[j]], grad[source, j]
+                    total += factor
                     for d in range(out.shape[0]):
                         out[d] += factor * b[d]
+            if biased:
+                d_bias[g, a] = total
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _taken_grad(grad: Any, h: Any, taken: Any, d_weight: Any, d_bias: Any) -> None:
+    for g in range(h.shape[0]):
+        for n in range(h.shape[1]):
+            b, factor, out = h[g, n], grad[g, n], d_weight[g, taken[n]]
+            d_bias[g, taken[n]] += factor
+            for d in range(out.shape[0]):
+                out[d] += factor * b[d]
 
 
 @njit(nogil=True, cache=True, parallel=True)

@@ -7,6 +7,8 @@ the decomposition Q = Q_0 + Q_h + Q_p are this project's (SPEC section 7).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -35,17 +37,21 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: flo
     return reward + gamma * torch.where(terminated, torch.zeros_like(next_value), next_value)
 
 
-def critic_loss(q: Tensor, y: Tensor, valid: Tensor) -> Tensor:
-    """J_Q = E 1/2 sum_i (Q_i - y)^2, Huber beyond an error of 1.
+def critic_loss(q: Tensor, y: Tensor, valid: Tensor, huber: float = 1.0) -> Tensor:
+    """J_Q = E 1/2 sum_i (Q_i - y)^2, linear beyond an error of `huber`.
 
     Args:
       q: twin estimates, [2, ...], reward units.
       y: targets, [...], without gradient.
       valid: positions that exist, [...] bool.
+      huber: error beyond which the loss is linear, reward units; inf: nowhere.
 
     Returns: scalar, the mean over valid positions.
     """
-    error = functional.huber_loss(q, y.expand_as(q), reduction="none").sum(0)
+    if huber == math.inf:
+        error = 0.5 * (q - y).square().sum(0)
+    else:
+        error = functional.huber_loss(q, y.expand_as(q), reduction="none", delta=huber).sum(0)
     return mean_over(error, valid)
 
 

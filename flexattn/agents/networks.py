@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flexattn.agents.legal import LegalSets, legal_linear, legal_log_softmax
+from flexattn.agents.twins import TwinLinear
 from flexattn.attention.encoder import Encoder, EncoderConfig
 from flexattn.config import AgentSection, AttentionSection, EnvSection
 from flexattn.env.world import World
@@ -244,19 +245,3 @@ class QuestionEncoder(nn.Module):
 
 def _twice(x: Tensor) -> Tensor:
     return x.expand(2, *x.shape)
-
-
-class TwinLinear(nn.Module):
-    """Two independent linear maps in one product: [2, ..., in] -> [2, ..., out]."""
-
-    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
-        """Initialise both maps as `torch.nn.Linear` does, or at zero."""
-        super().__init__()
-        bound = 0.0 if zero else inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(2, inputs, outputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(2, 1, outputs).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply map i to x[i]."""
-        flat = torch.baddbmm(self.bias, x.flatten(1, -2), self.weight)
-        return flat.view(*x.shape[:-1], -1)

@@ -20,6 +20,7 @@ from flexattn.agents import losses
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.masked import entropy, masked_log_softmax
 from flexattn.agents.networks import Actor, Critics, Features, Foresight, Sequence, Sizes
+from flexattn.agents.twins import follow
 from flexattn.config import Config
 
 HEADS = ("history", "cap", "char")
@@ -138,6 +139,24 @@ class Learner:
             "rejected": float((~batch.accepted).sum().item()),
         }
 
+    def imitate(self, batch: Batch, demonstrations: CloneBatch) -> dict[str, float]:
+        """One step of DAgger alone: cloning, and the teacher's character behind the student's text.
+
+        Nothing is learned from rewards, and the heads of Lh and Lp stay as they are.
+        Source: Ross et al. 2011, arXiv:1011.0686.
+        """
+        cloning, stats = self._cloning(demonstrations)
+        _, _, log_a = self._policies(batch)
+        corrected = self._corrected(batch, log_a)
+        self._set_rates(self.config.agent.actor_lr, 0.0)
+        self._step(self.actor_optimiser, self.actor, 0.5 * (cloning + corrected))
+        return stats | {"dagger_loss": corrected.item()}
+
+    @staticmethod
+    def _corrected(batch: Batch, log_a: Tensor) -> Tensor:
+        """-log pi(teacher's character) behind the student's own history, the mean over Lh."""
+        return -losses.mean_over(log_a[:, batch.teacher].mean(0), batch.accepted)
+
     # ---- SAC -----------------------------------------------------------------------------
 
     def update(
@@ -152,7 +171,8 @@ class Learner:
             cloning, cloned = self._cloning(demonstrations)
             stats |= cloned
             stats |= self._update_actor(batch, log_h, log_p, log_a, alpha, rates, cloning)
-        self._follow_target()
+        ema = self.config.agent.target_ema
+        follow(self.target.parameters(), self.critics.parameters(), ema)
         return stats
 
     def _policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,9 +254,8 @@ class Learner:
         v_h, v_p, v_a = self._values(self.critics, h, batch, log_h, log_p, log_a, alpha)
         pi_h = log_h.exp()
         j_pi = -losses.mean_over(v_h + (pi_h * (v_p + v_a)).sum(-1), taken)
-        # DAgger: the teacher says what it would have written behind the student's own history
-        corrected = -losses.mean_over(log_a[:, batch.teacher].mean(0), batch.accepted)
-        loss = j_pi + rates.bc_weight * 0.5 * (cloning + corrected)
+        # DAgger beside SAC: the teacher says what it would have written there
+        loss = j_pi + rates.bc_weight * 0.5 * (cloning + self._corrected(batch, log_a))
         self._set_rates(self.config.agent.actor_lr, self.config.agent.window_lr)
         self._step(self.actor_optimiser, self.actor, loss)
         stats = {"actor_loss": j_pi.item()}
@@ -253,15 +272,6 @@ class Learner:
                 stats[f"entropy_{head}"] = losses.mean_over(found, taken).item()
                 stats[f"alpha_{head}"] = self.log_alpha[i].exp().item()
         return stats
-
-    @torch.no_grad()
-    def _follow_target(self) -> None:
-        """Target <- (1 - rho) target + rho online, rho = agent.target_ema."""
-        torch._foreach_lerp_(
-            list(self.target.parameters()),
-            list(self.critics.parameters()),
-            self.config.agent.target_ema,
-        )
 
     def _step(self, optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)

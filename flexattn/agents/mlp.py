@@ -1,0 +1,64 @@
+"""Actor and twin critics of plain layers, for `DiscreteSac` on flat states.
+
+Shapes: N states, S numbers a state, D the last hidden width, A actions, J legal pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flexattn.agents.legal import LegalSets, legal_linear, taken_linear
+from flexattn.agents.twins import TwinLinear
+
+
+class MlpActor(nn.Module):
+    """Hidden layers with ReLU, then one row of weights an action."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], actions: int) -> None:
+        """Take S, the hidden widths (none: linear in the state) and A."""
+        super().__init__()
+        widths = (inputs, *hidden)
+        self.body = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.head = nn.Linear(widths[-1], actions)
+
+    def logits(self, state: Tensor, legal: LegalSets | None) -> Tensor:
+        """Logits of the legal pairs, [N, S] -> [J]; [N, A] where `legal` is None."""
+        h = state
+        for layer in self.body:
+            h = functional.relu(layer(h), inplace=True)
+        if legal is None:
+            return self.head(h)
+        weight, bias = self.head.weight.unsqueeze(0), self.head.bias.unsqueeze(0)
+        return legal_linear(h.unsqueeze(0), weight, legal, bias)[0]
+
+
+class MlpCritics(nn.Module):
+    """Twins of hidden layers with ReLU, then one row of weights an action."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], actions: int) -> None:
+        """Take S, the hidden widths (none: linear in the state) and A."""
+        super().__init__()
+        widths = (inputs, *hidden)
+        self.body = nn.ModuleList(TwinLinear(a, b) for a, b in zip(widths, widths[1:]))
+        bound = widths[-1] ** -0.5
+        self.weight = nn.Parameter(torch.empty(2, actions, widths[-1]).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(2, actions).uniform_(-bound, bound))
+
+    def features(self, state: Tensor) -> Tensor:
+        """What the twins make of a state, [N, S] -> [2, N, D]."""
+        h = state.expand(2, *state.shape)
+        for layer in self.body:
+            h = functional.relu(layer(h), inplace=True)
+        return h
+
+    def values(self, h: Tensor, legal: LegalSets | None) -> Tensor:
+        """Q(s, .) of the legal pairs, [2, J]; [2, N, A] where `legal` is None."""
+        if legal is None:
+            return torch.baddbmm(self.bias.unsqueeze(1), h, self.weight.transpose(1, 2))
+        return legal_linear(h, self.weight, legal, self.bias)
+
+    def value(self, h: Tensor, taken: Tensor) -> Tensor:
+        """Q(s, a) of the taken action alone, [2, N]; pays for one row of the table."""
+        return taken_linear(h, self.weight, self.bias, taken)
