@@ -33,6 +33,11 @@ def _as_tuple(value: object) -> object:
 
 
 Ints = Annotated[tuple[int, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Guards = Annotated[
+    tuple[Literal["term_recall", "rouge_l", "word_noncompliance", "typo_rate"], ...],
+    BeforeValidator(_as_tuple),
+    Field(min_length=1),
+]
 Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -58,6 +63,7 @@ class CorpusSection(Section):
     """The teacher's answers."""
 
     path: str
+    records: Amount = 0
 
 
 class LexiconSection(Section):
@@ -68,6 +74,9 @@ class LexiconSection(Section):
     two_char: Unit = 0.7
     nested: bool = False
     repeat: Unit = 0.5
+    ban_immediately: bool = False
+    watch: bool = False
+    learned: bool = False
 
     @field_validator("lengths")
     @classmethod
@@ -119,6 +128,7 @@ class RewardSection(Section):
     near: Unit = 0.3
     radius: Annotated[int, Field(ge=0, le=16)] = 2
     soft: Literal["match", "teacher"] = "match"
+    bonus: Literal["gated", "hard"] = "gated"
 
 
 class KappaSection(Section):
@@ -166,6 +176,7 @@ class TrainSection(Section):
     """Budgets, all in steps: one step is one gradient update."""
 
     clone_steps: Amount
+    dagger_steps: Amount = 0
     warmup_steps: Amount
     sac_steps: Amount
     clone_batch_answers: Count = 32
@@ -195,6 +206,11 @@ class StagesSection(Section):
     """Which stage writes: A no network, B steers Lh and Lp, C writes the characters too."""
 
     stage: Literal["a", "b", "c"] = "c"
+    passes: Count = 4
+    share: Unit = 0.1
+    guards: Guards = ("term_recall", "rouge_l", "word_noncompliance")
+    margin: Unit = 0.02
+    least_answers: Count = 100
 
 
 class Config(Section):

@@ -93,13 +93,31 @@ def split_of(term: str) -> str:
     return "heldout" if int(digest, 16) % HELDOUT_MODULUS == 0 else "train"
 
 
-def load_corpus(path: str | Path) -> Corpus:
-    """Read and check a JSONL file of teacher answers.
+def load_corpus(path: str | Path, records: int = 0) -> Corpus:
+    """Read and check a JSONL file of teacher answers; `records` as in `evenly`.
 
     Raises: CorpusError, one line with file, line and what was expected.
     """
     data = jsontext.read_bytes(path, CorpusError)
-    return parse_corpus(data, str(path))
+    return parse_corpus(evenly(data, records, str(path)), str(path))
+
+
+def evenly(data: bytes, records: int, where: str) -> bytes:
+    """`records` lines of a corpus file, evenly spread over it; every line where 0.
+
+    Taking as many lines as there are changes nothing, so a run folder's copy can be cut again.
+
+    Raises: CorpusError where the file has fewer.
+    """
+    if not records:
+        return data
+    lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
+    if records > len(lines):
+        raise CorpusError(
+            f"{where}: has {len(lines)} records, corpus.records asks for {records}; lower it, or "
+            f"set it to 0 for all"
+        )
+    return b"".join(lines[n * len(lines) // records] + b"\n" for n in range(records))
 
 
 def parse_corpus(data: bytes, where: str) -> Corpus:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
-from flexattn.audit.folder import CONFIG, RunFolder
+from flexattn.audit.folder import CONFIG, COPY_AT_MOST_BYTES, RunFolder
 from flexattn.config import Config, parse_config, resolve_path
-from flexattn.corpus import Corpus, load_corpus, parse_corpus
+from flexattn.corpus import Corpus, evenly, load_corpus, parse_corpus
 from flexattn.env.world import World
+from flexattn.errors import ConfigError
 from flexattn.lexicon.entries import Catalog, load_catalog, parse_catalog
 
 
@@ -32,16 +33,34 @@ class Domain:
         Raises: ConfigError, CorpusError, CatalogError or EnvironmentSpecError, one line each.
         """
         path = resolve_path(config.corpus.path)
-        corpus = load_corpus(path)
+        corpus = load_corpus(path, config.corpus.records)
+        data = evenly(path.read_bytes(), config.corpus.records, str(path))
+        if config.corpus.records and len(data) > COPY_AT_MOST_BYTES:
+            raise ConfigError(
+                f"corpus.records: {config.corpus.records} records of {path} take {len(data)} "
+                f"bytes, expected at most {COPY_AT_MOST_BYTES}, since a run folder keeps its own "
+                f"copy; lower it, or cut the file"
+            )
         catalog = load_catalog(resolve_path(config.lexicon.catalog))
         return cls(
             config,
             corpus,
-            path.read_bytes(),
+            data,
             path.resolve(),
             catalog,
             World.build(corpus, catalog, config),
         )
+
+    def under(self, folder: RunFolder, sha256: str | None) -> Domain:
+        """The same domain under another catalog version of the run; None: as it is.
+
+        Raises: AuditError where that version's file is missing or was changed.
+        """
+        if sha256 in (None, self.catalog.sha256):
+            return self
+        data = folder.catalog_bytes(str(sha256))
+        catalog = parse_catalog(orjson.loads(data), self.catalog.file)
+        return replace(self, catalog=catalog, world=self.world.with_catalog(catalog))
 
     @classmethod
     def of_run(cls, folder: RunFolder) -> Domain:

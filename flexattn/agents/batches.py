@@ -44,8 +44,11 @@ class Batches:
         world, settings = self.world, self.world.settings
         shape = (len(world.records), world.longest_answer + 1, len(settings.hit_cap_chars))
         gains, sizes = np.zeros(shape, np.float32), np.zeros(shape, np.int16)
-        worth = settings.lambda_lex * (1.0 - settings.semantic_gate) * settings.eta2
-        weight = np.append(world.terms.weight, 0.0) * worth  # the last for -1, no term
+        hard = settings.bonus == "hard"
+        gate = 1.0 if hard else 1.0 - settings.semantic_gate
+        worth = np.ones_like(world.terms.weight) if hard else world.terms.weight
+        # the last for -1, no term
+        weight = np.append(worth, 0.0) * settings.lambda_lex * gate * settings.eta2
         lengths = world.terms.lengths
         for record in range(len(world.records)):
             first, size = world.answers.start[record], world.answers.size[record]

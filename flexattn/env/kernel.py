@@ -243,7 +243,7 @@ def _step(
                     next_weight, next_share, Y.weight_at, Y.share_at, place, skip, n,
                 )  # fmt: skip
                 similar = R.mix * jaccard + (1.0 - R.mix) * overlap
-                raw = lexical_gain(similar, L.weight[found], R.lambda_lex, R.tau)
+                raw = lexical_gain(similar, L.weight[found], R.lambda_lex, R.tau, R.hard)
                 gained = raw * L.repeat[credits_of(found, S.credited[i], S.credits[i])]
                 before, before_ler = k, gained
                 if c == lp:

@@ -48,7 +48,8 @@ def open_world(
     if not isinstance(config, Config):
         config = load_config(str(config or DEFAULT_CONFIG))
     if not isinstance(corpus, Corpus):
-        corpus = load_corpus(resolve_path(str(corpus or config.corpus.path)))
+        named, limit = (corpus, 0) if corpus else (config.corpus.path, config.corpus.records)
+        corpus = load_corpus(resolve_path(str(named)), limit)
     if not isinstance(catalog, Catalog):
         catalog = load_catalog(resolve_path(str(catalog or config.lexicon.catalog)))
     return World.build(corpus, catalog, config)

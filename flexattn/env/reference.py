@@ -183,7 +183,8 @@ class Episode:
                 self.history, seg, y, p, d.gram_weight, d.mean_grams,
                 window=s.gate_window, mix=s.gate_mix, k1=s.gate_k1, b=s.gate_b,
             )  # fmt: skip
-            delta = s.lambda_lex * max(0.0, sim - s.semantic_gate) * weight
+            gated = s.lambda_lex * max(0.0, sim - s.semantic_gate) * weight
+            delta = s.lambda_lex if s.bonus == "hard" else gated
             ler = delta * s.repeat ** self.credits.get(seg, 0)
         if delta > 0.0:
             self.credits[seg] = self.credits.get(seg, 0) + 1

@@ -59,11 +59,13 @@ def length_costs(
 
 
 @compiled()
-def lexical_gain(sim: Any, weight: Any, lambda_lex: Any, tau: Any) -> Any:
-    """Gain: delta = lambda_lex max(0, sim - tau) weight, reward.
+def lexical_gain(sim: Any, weight: Any, lambda_lex: Any, tau: Any, hard: Any) -> Any:
+    """Gain: delta = lambda_lex max(0, sim - tau) weight, reward; `hard`: lambda_lex for any hit.
 
     Check: 0.30 * (0.88 - 0.75) * 0.90 = 0.0351.
     """
+    if hard:
+        return lambda_lex
     return lambda_lex * max(0.0, sim - tau) * weight
 
 

@@ -8,7 +8,7 @@ one by one at their next episode's start.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -70,6 +70,7 @@ class Settings:
     near: float = 0.3
     radius: int = 2
     soft: str = "match"
+    bonus: str = "gated"
 
     @classmethod
     def of(cls, config: Config) -> Settings:
@@ -99,6 +100,7 @@ class Rules(NamedTuple):
     nested: bool
     resync: bool
     soft_teacher: bool
+    hard: bool
     window: int
     mix: float
     k1: float
@@ -127,6 +129,7 @@ class World:
       catalog_file: name that a log uses.
       catalog_sha256: the catalog's hash, 64 hex digits.
       catalog: the catalog itself; None for a conformance case.
+      banned: strings that may never be written: the catalog's, and those of `with_bans`.
       questions: text of a question -> ids.
       question_ids: [Q, question_chars] int32, the questions of all records.
       question_start: [R + 1] int64, each record's run in it; where it has two or more, the last one
@@ -148,6 +151,7 @@ class World:
     catalog_file: str
     catalog_sha256: str
     catalog: Catalog | None
+    banned: tuple[str, ...]
     questions: QuestionEncoder
     question_ids: Ids
     question_start: Places
@@ -231,6 +235,14 @@ class World:
             self.records, CatalogPart.of(catalog, self.settings), self.settings, corpus_of=self
         )
 
+    def with_bans(self, banned: Iterable[str]) -> World:
+        """The same world and catalog with further banned strings, for answers begun before them."""
+        every = tuple(dict.fromkeys((*self.banned, *banned)))
+        goto, blocked = _ban_tables(every, self.vocabulary)
+        words = self.mask.blocked.shape[1]
+        mask = self.mask._replace(goto=goto, blocked=np.ascontiguousarray(blocked[:, :words]))
+        return dataclasses.replace(self, mask=mask, banned=every)
+
     def encode_question(self, text: str) -> Ids:
         """What an actor sees of a question, [question_chars] int32."""
         return self.questions.encode(text)
@@ -299,9 +311,7 @@ class World:
         else:
             vocabulary, grams, answers = corpus_of.vocabulary, corpus_of.grams, corpus_of.answers
             train, heldout = corpus_of.train, corpus_of.heldout
-        automaton = BannedAutomaton.build(
-            terms.banned, vocabulary.ids, vocabulary.alphabet, vocabulary.size
-        )
+        goto, blocked = _ban_tables(terms.banned, vocabulary)
         names = {name: r.term for r in reversed(records) for name in (*r.aliases, r.term) if name}
         names.update({r.term: r.term for r in records if r.term})
         questions = QuestionEncoder(
@@ -325,8 +335,8 @@ class World:
                 vocabulary,
                 train_texts,
                 terms.texts,
-                automaton.goto,
-                automaton.blocked,
+                goto,
+                blocked,
                 settings.guide == "ngram",
             ),
             rules=_rules(settings, vocabulary.size),
@@ -335,6 +345,7 @@ class World:
             catalog_file=terms.file,
             catalog_sha256=terms.sha256,
             catalog=terms.catalog,
+            banned=terms.banned,
             questions=questions,
             question_ids=questions.encode_all(q for record in records for q in record.questions),
             question_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -368,6 +379,16 @@ class CatalogPart(NamedTuple):
         )
 
 
+def _ban_tables(
+    banned: Iterable[str], vocabulary: Vocabulary
+) -> tuple[Ids, npt.NDArray[np.uint64]]:
+    """Transitions [S, A] and blocked characters [S, words] of the automaton over the emitted text."""
+    automaton = BannedAutomaton.build(
+        banned, vocabulary.ids, vocabulary.alphabet, vocabulary.size
+    )
+    return np.ascontiguousarray(automaton.goto, np.int32), automaton.blocked
+
+
 def _rules(settings: Settings, size: int) -> Rules:
     return Rules(
         lambda_lex=float(settings.lambda_lex),
@@ -383,6 +404,7 @@ def _rules(settings: Settings, size: int) -> Rules:
         nested=settings.nested,
         resync=settings.align == "resync",
         soft_teacher=settings.soft == "teacher",
+        hard=settings.bonus == "hard",
         window=settings.gate_window,
         mix=float(settings.gate_mix),
         slack=settings.slack,

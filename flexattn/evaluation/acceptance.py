@@ -150,7 +150,7 @@ def _ratio(
 ) -> Verdict:  # fmt: skip
     margin = at_least if at_least is not None else at_most
     ours, theirs = _matrices(candidate, baseline, name, regime)
-    verdict = _open(name, regime, rule, margin, ours, theirs)
+    verdict = opened(name, regime, rule, margin, ours, theirs)
     if verdict.verdict == "ERROR" or margin is None or not ours.size:
         return verdict
     if not theirs.mean() > 0.0:
@@ -159,10 +159,10 @@ def _ratio(
     per_seed = ours.mean(1) / np.maximum(theirs.mean(1), 1e-12)
     if at_least is not None:
         needed = compare.seeds_needed(per_seed, margin)
-        return _decided(verdict, bounds, bounds.lower >= margin, bounds.upper < margin, needed)
+        return decided(verdict, bounds, bounds.lower >= margin, bounds.upper < margin, needed)
     needed = compare.seeds_needed(-per_seed, -margin)
     good = bounds.upper <= margin if margin < 1.0 else bounds.upper < margin
-    return _decided(verdict, bounds, good, bounds.lower > margin, needed)
+    return decided(verdict, bounds, good, bounds.lower > margin, needed)
 
 
 def _not_below(
@@ -170,14 +170,14 @@ def _not_below(
 ) -> Verdict:
     rule = f"candidate - baseline >= -{NOT_BELOW}"
     ours, theirs = _matrices(candidate, baseline, name, regime)
-    verdict = _open(name, regime, rule, -NOT_BELOW, ours, theirs)
+    verdict = opened(name, regime, rule, -NOT_BELOW, ours, theirs)
     if verdict.verdict == "ERROR" or not ours.size:
         return verdict
     if not ours.any() and not theirs.any():
         return _with(verdict, "ERROR", note="0 everywhere in both arms; was the metric computed?")
     bounds = compare.mean_difference(ours, theirs, rng, draws)
     needed = compare.seeds_needed((ours - theirs).mean(1), -NOT_BELOW)
-    return _decided(
+    return decided(
         verdict, bounds, bounds.lower >= -NOT_BELOW, bounds.upper < -NOT_BELOW, needed
     )
 
@@ -187,15 +187,15 @@ def _drift(candidate: Arm, name: str, rng: np.random.Generator, draws: int) -> V
     rule = f"|top_p - greedy| <= {DRIFT}"
     asked = set(candidate.prompts("greedy"))
     prompts = [prompt for prompt in candidate.prompts("top_p") if prompt in asked]
-    online, greedy = _defined(
+    online, greedy = defined(
         candidate.matrix(name, "top_p", prompts), candidate.matrix(name, "greedy", prompts)
     )
-    verdict = _open(f"drift_{name}", "top_p", rule, DRIFT, online, greedy)
+    verdict = opened(f"drift_{name}", "top_p", rule, DRIFT, online, greedy)
     if verdict.verdict == "ERROR" or not online.size:
         return verdict
     bounds = compare.mean_difference(online, greedy, rng, draws)
     good = bounds.lower >= -DRIFT and bounds.upper <= DRIFT
-    return _decided(verdict, bounds, good, bounds.upper < -DRIFT or bounds.lower > DRIFT, None)
+    return decided(verdict, bounds, good, bounds.upper < -DRIFT or bounds.lower > DRIFT, None)
 
 
 def _convergence(
@@ -210,7 +210,7 @@ def _convergence(
     ours, theirs = ([convergence(run, target) for run in arm.runs] for arm in (candidate, baseline))
     steps = [np.array([float(characters) for characters, _ in arm]) for arm in (ours, theirs)]
     censored = [sum(not reached for _, reached in arm) for arm in (ours, theirs)]
-    blank = _open("convergence_steps", "greedy", rule, 0.85, steps[0][:, None], steps[1][:, None])
+    blank = opened("convergence_steps", "greedy", rule, 0.85, steps[0][:, None], steps[1][:, None])
     blank = _with(
         blank,
         note=f"target ROUGE-L {target:.3f}; not reached by {censored[0]} candidate and "
@@ -224,13 +224,13 @@ def _convergence(
     needed = compare.seeds_needed(-steps[0] / np.maximum(steps[1], 1.0), -0.85)
     # a censored candidate run would have needed longer than it is counted, so it proves nothing
     good = bounds.upper <= 0.85 and censored[0] == 0
-    return _decided(blank, bounds, good, bounds.lower > 0.85 and censored[1] == 0, needed)
+    return decided(blank, bounds, good, bounds.lower > 0.85 and censored[1] == 0, needed)
 
 
 def _variance(candidate: Arm, baseline: Arm) -> Verdict:
     rule = "candidate / baseline <= 0.80, variance of the final ROUGE-L between seeds"
     ours, theirs = _matrices(candidate, baseline, "rouge_l", "greedy")
-    verdict = _open("seed_variance", "greedy", rule, 0.80, ours, theirs)
+    verdict = opened("seed_variance", "greedy", rule, 0.80, ours, theirs)
     if verdict.verdict == "ERROR" or not ours.size or verdict.seeds < MIN_SEEDS:
         return verdict
     ours, theirs = ours.mean(1), theirs.mean(1)
@@ -241,7 +241,7 @@ def _variance(candidate: Arm, baseline: Arm) -> Verdict:
     verdict = _with(
         verdict, baseline=float(theirs.var(ddof=1)), candidate=float(ours.var(ddof=1))
     )
-    return _decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, None)
+    return decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, None)
 
 
 def _throughput(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
@@ -254,7 +254,7 @@ def _throughput(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict
         same = compare.paired_ratio(sides["control"], sides["baseline"], rng, draws)
         note = f"the baseline against itself: {same.lower:.3f} .. {same.upper:.3f}"
         verdict = _with(verdict, note=note)
-    return _decided(verdict, bounds, bounds.lower >= 0.90, bounds.upper < 0.90, None)
+    return decided(verdict, bounds, bounds.lower >= 0.90, bounds.upper < 0.90, None)
 
 
 def _steadiness(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
@@ -263,7 +263,7 @@ def _steadiness(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict
     if not verdict.seeds:
         return verdict
     bounds = compare.variation(rounds.train["candidate"], rng, draws)
-    return _decided(verdict, bounds, bounds.upper <= STEADY, bounds.lower > STEADY, None)
+    return decided(verdict, bounds, bounds.upper <= STEADY, bounds.lower > STEADY, None)
 
 
 def _overhead(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
@@ -275,7 +275,7 @@ def _overhead(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
         return verdict
     ratio = compare.paired_ratio(known["candidate"], known["baseline"], rng, draws)
     bounds = Bounds(1 - ratio.estimate, 1 - ratio.upper, 1 - ratio.lower, ratio.seeds)
-    return _decided(verdict, bounds, bounds.upper <= OVERHEAD, bounds.lower > OVERHEAD, None)
+    return decided(verdict, bounds, bounds.upper <= OVERHEAD, bounds.lower > OVERHEAD, None)
 
 
 def _timed(
@@ -299,18 +299,18 @@ def _timed(
 
 def _matrices(candidate: Arm, baseline: Arm, name: str, regime: str) -> tuple[Floats, Floats]:
     prompts = baseline.prompts(regime)
-    return _defined(
+    return defined(
         candidate.matrix(name, regime, prompts), baseline.matrix(name, regime, prompts)
     )
 
 
-def _defined(ours: Floats, theirs: Floats) -> tuple[Floats, Floats]:
+def defined(ours: Floats, theirs: Floats) -> tuple[Floats, Floats]:
     """Prompts whose answer defines the KPI in every run of both arms."""
     known = ~(np.isnan(ours).any(0) | np.isnan(theirs).any(0))
     return ours[:, known], theirs[:, known]
 
 
-def _open(
+def opened(
     name: str, regime: str, rule: str, margin: float | None, ours: Floats, theirs: Floats
 ) -> Verdict:
     """A verdict before the statistics: INCONCLUSIVE without data, ERROR where it has no meaning."""
@@ -331,7 +331,7 @@ def _open(
     return verdict
 
 
-def _decided(
+def decided(
     verdict: Verdict, bounds: Bounds, good: bool, bad: bool, needed: int | None
 ) -> Verdict:
     few = verdict.seeds < MIN_SEEDS

@@ -77,6 +77,8 @@ class Rules:
 
     def _gain(self, answer: str, p: int, term: str) -> float:
         env = self.env
+        if self.reward.bonus == "hard":
+            return self.reward.lambda_lex
         sim = similarity(
             answer[:p], term, answer, p, self.gram_idf, self.mean_length,
             window=env.gate_window, mix=env.gate_mix, k1=env.gate_k1, b=env.gate_b,

@@ -46,8 +46,12 @@ def test_the_lcs_grows_by_the_carry_of_one_addition(answer: list[int], written: 
 
 
 def test_the_gain_of_the_sources_example() -> None:
-    assert lexical_gain(0.88, 0.90, 0.30, 0.75) == pytest.approx(0.0351)
-    assert lexical_gain(0.70, 0.90, 0.30, 0.75) == 0.0
+    assert lexical_gain(0.88, 0.90, 0.30, 0.75, False) == pytest.approx(0.0351)
+    assert lexical_gain(0.70, 0.90, 0.30, 0.75, False) == 0.0
+
+
+def test_a_hard_bonus_asks_neither_gate_nor_weight() -> None:
+    assert lexical_gain(0.0, 0.0, 0.30, 0.75, True) == 0.30
 
 
 def test_length_costs_are_what_the_formula_says() -> None:

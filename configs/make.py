@@ -1,0 +1,160 @@
+"""Write arms/, ablations/ and stage_*.yaml: each file is medical.yaml with the lines of its table here changed.
+
+    python configs/make.py            writes every file
+    python configs/make.py --check    exit 1 where a file is not what this writes
+
+So every file is complete, and what an arm differs in stands in one place. A key that is new in
+medical.yaml reaches all of them by running this again.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COLUMN = 37  # where a line's comment starts
+
+# sized so that one seed takes about half a minute on a quiet core
+SIZE = {
+    "seed": "0",
+    "run.folder": "logs/acceptance",
+    "corpus.records": "96",
+    "agent.hidden": "128",
+    "agent.char_dim": "64",
+    "agent.clone_lr": "4.0e-3",
+    "agent.buffer_answers": "256",
+    "train.clone_steps": "700",
+    "train.warmup_steps": "20",
+    "train.sac_steps": "160",
+    "train.clone_batch_answers": "16",
+    "train.batch_answers": "8",
+    "train.rollout_answers": "32",
+    "train.evaluate_every": "50",
+    "train.evaluate_answers": "24",
+    "train.checkpoint_every": "1000",
+    "train.keep_checkpoints": "1",
+}
+# what an hour of SAC steps buys in cloning steps, so that wall-clock time is the same
+CLONING = {"train.clone_steps": "1500", "train.warmup_steps": "0", "train.sac_steps": "0"}
+FIXED = {"env.history_chars": "[2]", "env.hit_cap_chars": "[3]"}
+SHORT = {
+    "lexicon.lengths": "[2]", "env.history_chars": "[2]", "env.hit_cap_chars": "[2]",
+}  # fmt: skip
+
+ARMS: dict[str, tuple[str, dict[str, str]]] = {
+    "flex": ("The candidate: three heads, gate and IDF, the guide mask, cloning and then SAC.", {}),
+    "baseline": (
+        "What there was: the same trainer with fixed Lh and Lp, U = {2}, a hard bonus, no guide.",
+        {**SHORT, "reward.bonus": "hard", "env.guide": "none"},
+    ),
+    "cloning": (
+        "Behaviour cloning alone on clean histories; no reinforcement learning.",
+        {**CLONING, **FIXED, "agent.history_noise": "0.0"},
+    ),
+    "dagger": (
+        "Cloning with noise in the history, then DAgger; no reinforcement learning.",
+        {**CLONING, **FIXED, "train.clone_steps": "700", "train.dagger_steps": "250"},
+    ),
+}
+for lh in (2, 3, 4, 6):
+    ARMS[f"cloning-noise-lh{lh}"] = (
+        f"Cloning with noise in the history, Lh = {lh}; no reinforcement learning. Lp reaches no\n"
+        f"# character here, so this one training stands for the fixed pairs ({lh}, 3) to ({lh}, 6).",
+        {**CLONING, **FIXED, "env.history_chars": f"[{lh}]"},
+    )
+
+ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "hard-bonus": (
+        "A hit pays lambda_lex flat: no gate, no IDF.", {"reward.bonus": "hard"},
+    ),
+    "u2": (
+        "U = {2}: two-character terms alone may hit. L_max is 2 then, so H is {1, 2} and P is {2}.",
+        {**SHORT, "env.history_chars": "[1, 2]"},
+    ),
+    "one-head": (
+        "One head: SAC chooses the character alone; Lh and Lp stay at the best fixed pair.", FIXED,
+    ),
+    "no-guide": ("No guide mask: every character of the vocabulary.", {"env.guide": "none"}),
+    "cloning-only": (
+        "Cloning alone under the same heads; what SAC would cost goes into cloning.", CLONING,
+    ),
+}  # fmt: skip
+
+# the whole medical job in each stage; what a stage has no use for is 0
+STAGES: dict[str, tuple[str, dict[str, str]]] = {
+    "a": (
+        "Stage A: a policy table over counts, no network; runs where torch isn't installed.",
+        {
+            "stages.stage": "a", "train.clone_steps": "0", "train.warmup_steps": "0",
+            "train.sac_steps": "0", "train.evaluate_every": "20", "train.checkpoint_every": "20",
+        },
+    ),
+    "b": (
+        "Stage B: SAC chooses Lh and Lp, stage A's counts write the characters.",
+        {
+            "stages.stage": "b", "train.clone_steps": "0", "train.warmup_steps": "40",
+            "train.sac_steps": "400", "train.batch_answers": "32", "train.evaluate_every": "100",
+            "train.checkpoint_every": "100", "agent.critic_lr": "2.0e-3",
+        },
+    ),
+    "c": (
+        "Stage C: SAC chooses Lh, Lp and the characters, a learned filter before the index.",
+        {"lexicon.learned": "true"},
+    ),
+}  # fmt: skip
+
+
+def changed(base: str, title: str, changes: dict[str, str]) -> str:
+    """The text of `base` with another title and some values; comments stay where they are."""
+    left = dict(changes)
+    path: list[str] = []
+    lines = []
+    body = re.sub(r"\A(#[^\n]*\n)+", "", base)
+    for line in body.splitlines():
+        found = re.match(r"( *)(\w+):([^#]*)(#.*)?$", line)
+        if found:
+            indent, key, _, comment = found.groups()
+            path = [*path[: len(indent) // 2], key]
+            value = left.pop(".".join(path), None)
+            if value is not None:
+                line = f"{indent}{key}: {value}".ljust(COLUMN - 1) + " " + (comment or "")
+        lines.append(line.rstrip())
+    if left:
+        raise SystemExit(f"configs/make.py: medical.yaml has no {', '.join(left)}")
+    head = f"# {title}\n# Written by configs/make.py from medical.yaml; change it there.\n"
+    return head + "\n".join(lines) + "\n"
+
+
+def files() -> dict[Path, str]:
+    """Every file with its text."""
+    base = (HERE / "medical.yaml").read_text(encoding="utf-8")
+    made = {}
+    for folder, table in (("arms", ARMS), ("ablations", ABLATIONS)):
+        for name, (title, changes) in table.items():
+            own = {**SIZE, "run.name": name, **changes}
+            made[HERE / folder / f"{name}.yaml"] = changed(base, title, own)
+    for name, (title, changes) in STAGES.items():
+        own = {"run.name": f"stage_{name}", **changes}
+        made[HERE / f"stage_{name}.yaml"] = changed(base, title, own)
+    return made
+
+
+def main() -> int:
+    """Write or check."""
+    stale = []
+    for path, text in files().items():
+        if "--check" in sys.argv[1:]:
+            old = path.read_text(encoding="utf-8") if path.exists() else ""
+            stale += [path.name] if old != text else []
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(f"not what configs/make.py writes: {', '.join(stale)}; run it", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
