@@ -88,7 +88,7 @@ STAGES: dict[str, tuple[str, dict[str, str]]] = {
         "Stage A: a policy table over counts, no network; runs where torch isn't installed.",
         {
             "stages.stage": "a", "train.clone_steps": "0", "train.warmup_steps": "0",
-            "train.sac_steps": "0", "train.evaluate_every": "20", "train.checkpoint_every": "20",
+            "train.sac_steps": "0", "train.evaluate_every": "10", "train.checkpoint_every": "10",
         },
     ),
     "b": (

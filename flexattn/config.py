@@ -139,6 +139,20 @@ class KappaSection(Section):
     char: Range
 
 
+class CurriculumSection(Section):
+    """Which (Lh, Lp) the teacher's answers come with: short, then mixed, then the domain's own."""
+
+    rho: Range = (0.0, 1.0)
+    cloning: Literal["uniform", "curriculum"] = "uniform"
+
+    @field_validator("rho")
+    @classmethod
+    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0.0 <= share <= 1.0 for share in value):
+            raise ValueError(f"is {list(value)}, expected two shares within 0..1")
+        return value
+
+
 class AgentSection(Section):
     """Masked discrete SAC, and the teacher's side of it."""
 
@@ -160,6 +174,12 @@ class AgentSection(Section):
     demo_fraction: Unit = 0.5
     buffer_answers: Count = 1024
     critic_target: Literal["parts", "sum"] = "parts"
+    expectation: Literal["exact", "sampled"] = "exact"
+    cql_weight: NonNegative = 0.0
+    stability_weight: NonNegative = 0.0
+    clone_target: Literal["character", "teacher"] = "character"
+    forbidden_teacher: Literal["relabel", "reject"] = "relabel"
+    curriculum: CurriculumSection = CurriculumSection()
 
 
 class AttentionSection(Section):
@@ -206,7 +226,7 @@ class StagesSection(Section):
     """Which stage writes: A no network, B steers Lh and Lp, C writes the characters too."""
 
     stage: Literal["a", "b", "c"] = "c"
-    passes: Count = 4
+    passes: Count = 2
     share: Unit = 0.1
     guards: Guards = ("term_recall", "rouge_l", "word_noncompliance")
     margin: Unit = 0.02
