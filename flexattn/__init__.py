@@ -11,7 +11,8 @@ The way through the house, and who lives where:
     seeds       many runs side by side         job         one run, from folder to last line
     training    the phases, step by step       assess      what a student can do, by regime
     display     what a long training shows     jsontext    strict JSON
-    memory      unused pages go back
+    generation  strategies, answers, their log
+    memory      unused pages go back           live        new catalogs for a running training
 
 Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog, bench.
 """

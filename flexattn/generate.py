@@ -5,32 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from flexattn import __version__
-from flexattn.agents import checkpoint as checkpoints
-from flexattn.agents.checkpoint import Checkpoint
-from flexattn.agents.networks import Actor, Sizes
-from flexattn.agents.policy import Student
 from flexattn.audit.folder import RunFolder
-from flexattn.audit.writer import RunLog
-from flexattn.config import dump_config
 from flexattn.domain import Domain
-from flexattn.env.freehand import Freehand, generated_columns
-from flexattn.errors import CheckpointError, FlexAttnError, command
-from flexattn.evaluation.decoding import STRATEGIES, Decoding, choose
+from flexattn.errors import FlexAttnError, command
+from flexattn.generation.choosing import SCORES
+from flexattn.generation.ledger import Ledger, next_folder
+from flexattn.generation.request import Request, in_batches, read_requests
+from flexattn.generation.strategy import NAMES, Strategy, answer
+from flexattn.generation.trace import Answer
+from flexattn.stages.voice import newest_checkpoint, voice_of
 
 EPILOG = """example:
   python -m flexattn.generate --run logs/medical --question "请问什么是‘奥司他韦’？"
-  python -m flexattn.generate --run logs/medical --question "什么是胰岛素？" --strategy top_p
+  python -m flexattn.generate --run logs/medical --question "什么是肝素？" --strategy beam --explain
+  python -m flexattn.generate --run logs/medical --questions asked.jsonl --json > answers.jsonl
 """
-CUTTING = ("top_k", "top_p", "joint")
+BATCH = 256  # requests answered side by side
+ALTERNATIVES = 5  # characters a step that --explain shows
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,31 +37,46 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--run", required=True, metavar="RUN", help="run folder of a training")
-    made.add_argument(
-        "--question", required=True, action="append", metavar="TEXT", help="may be given again"
+    add, standard = made.add_argument, Strategy()
+    add("--run", required=True, metavar="RUN", help="run folder of a training")
+    add("--question", action="append", default=[], metavar="TEXT", help="may be given again")
+    add(
+        "--questions",
+        metavar="FILE",
+        help='JSONL, {"id": .., "question": ..} a line; id may be left away',
     )
-    made.add_argument("--strategy", default="greedy", metavar="NAME", help=", ".join(STRATEGIES))
-    made.add_argument(
-        "--top-p",
-        type=float,
-        default=0.9,
-        metavar="SHARE",
-        help="mass kept by top_p and joint, (0, 1]",
-    )
-    made.add_argument(
-        "--top-k", type=int, default=20, metavar="N", help="characters kept by top_k and joint"
-    )
-    made.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="of temperature and joint, > 0"
-    )
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling strategies")
-    made.add_argument(
-        "--out",
-        metavar="FOLDER",
+    add("--strategy", default=standard.name, metavar="NAME", help=", ".join(NAMES))
+    add(
+        "--top-p", type=float, default=standard.top_p, metavar="SHARE",
+        help="mass kept by top_p, joint, best_of and majority, (0, 1]; default %(default)s",
+    )  # fmt: skip
+    add(
+        "--top-k", type=int, default=standard.top_k, metavar="N",
+        help="characters kept by top_k, joint, best_of and majority; default %(default)s",
+    )  # fmt: skip
+    add(
+        "--temperature", type=float, default=standard.temperature, metavar="T",
+        help="of temperature, joint, best_of and majority, > 0; default %(default)s",
+    )  # fmt: skip
+    add(
+        "--beams", type=int, default=standard.beams, metavar="N",
+        help="answers that beam carries on side by side; default %(default)s",
+    )  # fmt: skip
+    add(
+        "--samples", type=int, default=standard.samples, metavar="N",
+        help="answers that best_of and majority choose from; default %(default)s",
+    )  # fmt: skip
+    add(
+        "--score", default=standard.score, metavar="NAME",
+        help=f"what best_of prefers: {', '.join(SCORES)}; default %(default)s",
+    )  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of the sampling strategies")
+    add(
+        "--out", metavar="FOLDER",
         help="folder of the log; default: the next free one in RUN/generations",
-    )
-    made.add_argument("--json", action="store_true", help="print one JSON object a question")
+    )  # fmt: skip
+    add("--explain", action="store_true", help="show segments, caps and alternatives of each step")
+    add("--json", action="store_true", help="print one JSON object a question")
     return made
 
 
@@ -73,188 +84,94 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print each answer, and where its log is."""
     given = parser().parse_args(argv)
-    decoding = Decoding(given.strategy, given.top_k, given.top_p, given.temperature)
-    for question in given.question:
+    strategy = Strategy(
+        given.strategy, given.top_k, given.top_p, given.temperature,
+        given.beams, given.samples, given.score,
+    )  # fmt: skip
+    if given.seed < 0:
+        raise FlexAttnError(f"--seed is {given.seed}, expected 0 or more")
+    if given.explain and given.json:
+        raise FlexAttnError("--explain and --json exclude each other; leave one away")
+    requests = asked(given.question, given.questions)
+    run = RunFolder.open(given.run)
+    domain = Domain.of_run(run)
+    saved = newest_checkpoint(run)
+    domain = domain.under(run, saved.state.get("catalog"))
+    voice = voice_of(domain, saved)
+    path = Path(given.out) if given.out else next_folder(run.path / "generations")
+    trained = {
+        "manifest": run.manifest_sha256,
+        "step": saved.step,
+        "tensors": saved.state["sha256"],
+    }
+    done = 0
+    with Ledger(path, domain, trained, strategy, given.seed) as ledger:
+        for batch in in_batches(requests, BATCH):
+            answers = answer(
+                domain.world,
+                voice,
+                batch,
+                strategy,
+                given.seed,
+                ALTERNATIVES if given.explain else 0,
+            )
+            for several in answers:
+                ledger.write(several)
+                show(domain, several, path, given)
+            done += len(batch)
+            if given.questions and not given.json:
+                print(f"{done} questions answered", file=sys.stderr)
+    if not given.json:
+        print(f"\nlog: {path}; verify it: python -m flexattn.replay {path}", file=sys.stderr)
+    return 0
+
+
+def asked(questions: Sequence[str], file: str | None) -> Iterator[Request]:
+    """What is asked on the command line, then what a file asks.
+
+    Raises: FlexAttnError where nothing is, or a question is empty.
+    """
+    if not questions and file is None:
+        raise FlexAttnError("--question or --questions is missing; try --question 什么是奥司他韦？")
+    for question in questions:
         if not question.strip():
             raise FlexAttnError(
                 "--question is empty, expected a question such as 请问什么是‘奥司他韦’？"
             )
-    if given.seed < 0:
-        raise FlexAttnError(f"--seed is {given.seed}, expected 0 or more")
-    run = RunFolder.open(given.run)
-    domain = Domain.of_run(run)
-    saved = newest_checkpoint(run)
-    actor = load_actor(domain, saved)
-    answers = write_answers(domain, actor, given.question, decoding, given.seed)
-    folder = log_answers(run, domain, saved, answers, decoding, given.seed, given.out)
-    for answer in answers:
-        if given.json:
-            print(
-                json.dumps(
-                    {
-                        "question": answer.question,
-                        "answer": answer.text,
-                        "terms": answer.subjects,
-                        "log": str(folder),
-                    },
-                    ensure_ascii=False,
-                )
-            )
-        else:
-            if not answer.subjects:
-                print(
-                    f"note: 「{answer.question}」 names no term that the student knows",
-                    file=sys.stderr,
-                )
-            print(answer.text)
-    if not given.json:
-        print(f"\nlog: {folder}; verify it: python -m flexattn.replay {folder}", file=sys.stderr)
-    return 0
+    # read to its end before anything is written, so that a bad line leaves nothing half done
+    from_file = list(read_requests(file)) if file is not None else []
+    return chain((Request(str(n), text) for n, text in enumerate(questions)), from_file)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One written answer and every decision behind it, T steps."""
-
-    question: str
-    subjects: list[str]
-    text: str
-    ended: bool
-    history_chars: list[int]
-    cap_chars: list[int]
-    n_legal: list[int]
-    probability: list[float]
-    kept: list[float]
-
-
-def newest_checkpoint(run: RunFolder) -> Checkpoint:
-    """The newest sound checkpoint of a training.
-
-    Raises: CheckpointError where there is none.
-    """
-    saved, skipped = checkpoints.load_newest(run.path / "checkpoints")
-    for line in skipped:
-        print(f"warning: {line}", file=sys.stderr)
-    if saved is None:
-        raise CheckpointError(
-            f"{run.path}: holds no checkpoint; train it first, or go on with --resume"
+def show(domain: Domain, answers: Sequence[Answer], log: Path, given: argparse.Namespace) -> None:
+    """Print the answer that is given, as text, as JSON or explained."""
+    chosen = answers[0]
+    if given.json:
+        line: dict[str, Any] = {
+            "id": chosen.request.id,
+            "question": chosen.request.question,
+            "answer": chosen.text,
+            "terms": chosen.subjects,
+            "log_likelihood": round(chosen.log_likelihood, 6),
+            "log": str(log),
+        }
+        if chosen.score is not None:
+            line |= {"score": round(chosen.score, 6), "answers": len(answers)}
+        print(json.dumps(line, ensure_ascii=False))
+        return
+    if not chosen.subjects:
+        print(
+            f"note: 「{chosen.request.question}」 names no term that the student knows",
+            file=sys.stderr,
         )
-    return saved
+    if given.explain:
+        from rich.console import Console
 
+        from flexattn.generation.explain import explain
 
-def load_actor(domain: Domain, saved: Checkpoint) -> Actor:
-    """The actor with a checkpoint's weights."""
-    config, world = domain.config, domain.world
-    torch.set_num_threads(config.train.threads)
-    sizes = Sizes.of(world)
-    actor = Actor(sizes, config.env, config.agent, config.attention)
-    try:
-        actor.load_state_dict(saved.module("actor"))
-    except RuntimeError:
-        raise CheckpointError(
-            f"checkpoint step {saved.step}: its network has another shape than this version "
-            f"builds from config.yaml; use the version that trained it, or train again"
-        ) from None
-    return actor.eval()
-
-
-def write_answers(
-    domain: Domain, actor: Actor, questions: Sequence[str], decoding: Decoding, seed: int
-) -> list[Answer]:
-    """Let the student answer all questions side by side."""
-    world = domain.world
-    settings = world.settings
-    rng = np.random.default_rng(seed)
-    student = Student(actor, choose=lambda pi: choose(pi, decoding, rng))
-    paper = Freehand(world, questions, limit=world.longest_answer + settings.slack)
-    steps: list[list[tuple[int, int, int, float, float]]] = [[] for _ in questions]
-    ended = np.zeros(len(questions), np.bool_)
-    while not paper.done.all():
-        active = ~paper.done
-        decision = student(paper.observe(), paper.legal, active)
-        for i in np.flatnonzero(active).tolist():
-            steps[i].append((
-                settings.history_chars[decision.history[i]],
-                settings.hit_cap_chars[decision.cap[i]],
-                int(paper.n_legal[i]), float(decision.probability[i]), float(decision.kept[i]),
-            ))  # fmt: skip
-        written = paper.t.copy()
-        paper.write(decision.char)
-        ended |= active & (paper.t == written)
-    answers = []
-    for i, question in enumerate(questions):
-        histories, caps, n_legal, probability, kept = (list(column) for column in zip(*steps[i]))
-        answers.append(Answer(
-            question, world.questions.find(question), paper.text(i), bool(ended[i]),
-            histories, caps, n_legal, probability, kept,
-        ))  # fmt: skip
-    return answers
-
-
-def log_answers(
-    run: RunFolder,
-    domain: Domain,
-    saved: Checkpoint,
-    answers: Sequence[Answer],
-    decoding: Decoding,
-    seed: int,
-    out: str | None,
-) -> Path:
-    """Write a run folder of kind `generate` with one episode an answer."""
-    config, world = domain.config, domain.world
-    base = run.path / "generations"
-    path = (
-        Path(out)
-        if out
-        else next(p for n in range(1, 10**6) if not (p := base / f"{n:04d}").exists())
-    )
-    manifest: dict[str, Any] = {
-        "flexattn": __version__,
-        "seed": seed,
-        "decoding": {k: str(v) if isinstance(v, float) else v for k, v in asdict(decoding).items()},
-        "trained": {
-            "manifest": run.manifest_sha256,
-            "step": saved.step,
-            "tensors": saved.state["sha256"],
-        },
-    }
-    folder = RunFolder.create(
-        path,
-        config=dump_config(config).encode(),
-        corpus=domain.corpus_bytes,
-        corpus_path=str(domain.corpus_path),
-        catalogs={domain.catalog.file: domain.catalog.canonical_bytes()},
-        manifest=manifest,
-        kind="generate",
-    )
-    with RunLog(folder, config.log) as log:
-        for env, answer in enumerate(answers):
-            header = {
-                "env": env,
-                "record": None,
-                "question": answer.question,
-                "catalog": world.catalog_sha256,
-                "split": None,
-                "start": 0,
-                "align": world.settings.align,
-                "slack": world.settings.slack,
-                "limit": world.longest_answer + world.settings.slack,
-            }
-            log.episode(
-                header,
-                generated_columns(
-                    world,
-                    answer.text,
-                    answer.ended,
-                    (answer.history_chars, answer.cap_chars),
-                    answer.n_legal,
-                    answer.probability,
-                    answer.kept if decoding.strategy in CUTTING else None,
-                    env,
-                ),
-            )
-        log.event("end")
-    return path
+        Console(width=None if sys.stdout.isatty() else 120).print(explain(domain.world, chosen))
+    else:
+        print(chosen.text)
 
 
 if __name__ == "__main__":

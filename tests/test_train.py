@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from flexattn import generate, replay, train
+from flexattn.agents.ongoing import Ongoing
+from flexattn.agents.policy import Student
+from flexattn.audit.folder import RunFolder
 from flexattn.config import resolve_path
+from flexattn.domain import Domain
+from flexattn.generation.request import Request
+from flexattn.generation.strategy import NAMES, Strategy, answer
 from flexattn.training import Training
 
 SMALL = [
@@ -89,24 +96,81 @@ def test_one_changed_digit_is_found_with_file_line_and_field(
     assert "chi_soft" in said.out + said.err
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "top_p", "joint"])
+@pytest.mark.parametrize("strategy", NAMES)
 def test_a_generation_is_logged_and_verifies(
     run: Path, strategy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     question = "请问什么是‘奥司他韦’？"
-    assert (
-        generate.main(
-            ["--run", str(run), "--question", question, "--strategy", strategy, "--seed", "3"]
-        )
-        == 0
-    )
+    words = ["--run", str(run), "--question", question, "--samples", "3", "--beams", "3"]
+    assert generate.main([*words, "--strategy", strategy, "--seed", "3"]) == 0
     answer = capsys.readouterr().out.strip()
     folder = sorted((run / "generations").iterdir())[-1]
-    emitted = [line for line in _steps(folder).decode().splitlines() if line.startswith('{"step"')]
-    import json
-
-    assert "".join(json.loads(line)["a"] for line in emitted) == answer
+    lines = [json.loads(line) for line in _steps(folder).splitlines()]
+    given = next(n for n in lines if n.get("event") == "episode" and n.get("rank", 0) == 0)["ep"]
+    assert "".join(line["a"] for line in lines if "p" in line and line["ep"] == given) == answer
     assert replay.main([str(folder)]) == 0, capsys.readouterr().out
+
+
+def test_a_file_of_questions_is_answered_line_by_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "asked.jsonl"
+    file.write_text('{"id": "a", "question": "什么是阿司匹林？"}\n{"question": "什么是肝素？"}\n')
+    words = ["--run", str(run), "--questions", str(file), "--json", "--out", str(tmp_path / "log")]
+    assert generate.main(words) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["id"] for answer in answers] == ["a", "2"]
+    assert all(answer["answer"] and answer["log_likelihood"] < 0 for answer in answers)
+    assert replay.main([str(tmp_path / "log")]) == 0, capsys.readouterr().out
+    file.write_text('{"question": "什么是肝素？"}\n{"question": 1}\n')
+    again = [*words[:-1], str(tmp_path / "none")]
+    assert generate.main(again) == 2
+    assert "asked.jsonl:2: question is 1" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_explained_answer_shows_segments_caps_and_alternatives(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", str(run), "--question", "什么是奥司他韦？", "--explain"]
+    assert generate.main(words) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("segment", "Lh", "Lp", "alternatives", "奥司他韦"))
+
+
+def test_what_the_log_says_was_kept_must_be_legal(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "log"
+    words = ["--run", str(run), "--question", "什么是阿司匹林？", "--strategy", "top_p"]
+    assert generate.main([*words, "--top-p", "0.5", "--out", str(out)]) == 0
+    file = out / "steps-00000.jsonl"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b'"among":["', '"among":["，","'.encode(), 1))
+    assert replay.main([str(out)]) == 1
+    assert "among" in capsys.readouterr().out
+
+
+def test_a_ring_of_keys_answers_like_a_window_of_history(run: Path) -> None:
+    domain = Domain.of_run(RunFolder.open(run))
+    actor = generate.load_actor(domain, generate.newest_checkpoint(RunFolder.open(run)))
+    asked = [Request(str(n), f"什么是{term}？") for n, term in enumerate(("阿司匹林", "肝素"))]
+
+    class Again(Student):
+        def take(self, rows: object) -> None:
+            """A window of history has nothing to take along."""
+
+    for strategy in (Strategy(), Strategy("beam", beams=3)):
+        ring, window = (
+            answer(domain.world, voice, asked, strategy, 0)
+            for voice in (
+                lambda choose, answers: Ongoing(actor, answers, choose=choose),
+                lambda choose, answers: Again(actor, choose=choose),
+            )
+        )
+        for one, other in zip(ring, window):
+            assert [a.text for a in one] == [a.text for a in other]
+            assert one[0].probability == pytest.approx(other[0].probability, rel=1e-4)
 
 
 @pytest.mark.parametrize("stop_at", [4, 9, 13])

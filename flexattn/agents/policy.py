@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from flexattn.agents.decision import (
+    Choose,
+    Decision,
+    is_legal,
+    nothing,
+    would_complete_banned,
+)
 from flexattn.agents.masked import masked_log_softmax, sample, unpack_legal
 from flexattn.agents.networks import Actor, Sequence
 from flexattn.env.core import Core
@@ -16,25 +20,6 @@ from flexattn.env.spec import Observation
 from flexattn.errors import MaskError
 
 Ids = npt.NDArray[np.int32]
-Choose = Callable[[npt.NDArray[np.float64]], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
-
-
-class Decision(NamedTuple):
-    """One action for each environment, and how likely its character was.
-
-    Attributes:
-      history: index into H, [N] int32.
-      cap: index into P, [N] int32.
-      char: character, [N] int32.
-      probability: pi(a|s) over A(s), [N] float64; 0 where not active.
-      kept: mass of pi(.|s) that the choice was made from, [N] float64.
-    """
-
-    history: Ids
-    cap: Ids
-    char: Ids
-    probability: npt.NDArray[np.float64]
-    kept: npt.NDArray[np.float64]
 
 
 class Student:
@@ -57,6 +42,7 @@ class Student:
         self.choose = choose
         self.device = next(actor.parameters()).device
         self._windows = torch.tensor(actor.windows, dtype=torch.int32, device=self.device)
+        self.reads = max(actor.windows)  # characters of history that a step embeds
 
     @torch.no_grad()
     def __call__(
@@ -65,21 +51,19 @@ class Student:
         """Decide for the active environments; the others get zeros."""
         rows = np.flatnonzero(active)
         actor, device = self.actor, self.device
-        width = int(self._windows[-1])
         step = torch.from_numpy(seen.step[rows].astype(np.int64)).to(device)
         near = Sequence(
-            token=torch.from_numpy(seen.history[rows, -width:].astype(np.int64)).to(device),
+            token=torch.from_numpy(seen.history[rows, -self.reads :].astype(np.int64)).to(device),
             sketch=torch.from_numpy(seen.sketch[rows]).to(device).unsqueeze(1),
             question=torch.from_numpy(seen.question[rows].astype(np.int64)).to(device),
             step=step.unsqueeze(1),
         )
-        token, fixed = actor.embed(near)  # [n, width, dim], [n, 1, .]
+        token, fixed = actor.embed(near)  # [n, reads, dim], [n, 1, .]
         fixed = fixed[:, 0]
         log_h = masked_log_softmax(actor.history_logits(token[:, -1], fixed), None)
         history = self._pick(log_h)
         window = torch.minimum(self._windows[history], (step + 1).to(torch.int32))
-        windows = window.unsqueeze(1).expand(-1, width).contiguous()
-        state = actor.state(actor.encoder(token, windows, width)[:, -1], fixed)
+        state = actor.state(self._look(rows, token, step, window), fixed)
         cap = self._pick(masked_log_softmax(actor.cap_logits(state, token[:, -1], fixed), None))
         allowed = unpack_legal(legal[rows], actor.char_head.out_features).to(device)
         log_a = masked_log_softmax(actor.char_head(state), allowed)
@@ -93,13 +77,21 @@ class Student:
         if not bool(allowed.gather(-1, char.unsqueeze(-1)).all()):
             raise MaskError("the student chose a character outside A(s); its weights may hold NaN")
         chosen = pi.gather(-1, char.unsqueeze(-1)).squeeze(-1)
-        decision = _nothing(len(active))
+        decision = nothing(len(active))
         decision.history[rows] = history.cpu().numpy()
         decision.cap[rows] = cap.cpu().numpy()
         decision.char[rows] = char.cpu().numpy()
         decision.probability[rows] = chosen.cpu().numpy()
         decision.kept[rows] = kept
         return decision
+
+    def _look(
+        self, rows: npt.NDArray[np.int64], token: torch.Tensor, step: torch.Tensor,
+        window: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """What attention over the last `window` characters finds, [n, dim]."""
+        windows = window.unsqueeze(1).expand(-1, self.reads).contiguous()
+        return self.actor.encoder(token, windows, self.reads)[:, -1]
 
     def _pick(self, log_pi: torch.Tensor) -> torch.Tensor:
         return log_pi.argmax(-1) if self.generator is None else sample(log_pi, self.generator)
@@ -137,12 +129,6 @@ class Teacher:
         )  # fmt: skip
 
 
-def _nothing(n: int) -> Decision:
-    """A decision for environments that don't step."""
-    zeros = [np.zeros(n, np.int32) for _ in range(3)]
-    return Decision(zeros[0], zeros[1], zeros[2], np.zeros(n), np.ones(n))
-
-
 class TeacherWrites:
     """DAgger's mixture: with probability beta the teacher's character enters the history.
 
@@ -176,18 +162,3 @@ class NoiseWrites:
         replace = (self.rng.random(len(char)) < self.share) & (char > 2)
         replace &= ~would_complete_banned(env, noise)
         return np.where(replace, noise, -1).astype(np.int32)
-
-
-def is_legal(legal: npt.NDArray[np.uint64], char: Ids) -> npt.NDArray[np.bool_]:
-    """Whether each row's character stands in its packed mask, [N] bool."""
-    word = np.minimum(char >> 6, legal.shape[1] - 1)
-    bits = legal[np.arange(len(char)), word] >> (char & 63).astype(np.uint64)
-    return (bits & np.uint64(1)).astype(bool) & (char >> 6 < legal.shape[1])
-
-
-def would_complete_banned(env: Core, char: Ids) -> npt.NDArray[np.bool_]:
-    """Whether writing `char` now would complete a banned term, [N] bool.
-
-    What is put into a history in the student's place keeps the ban too.
-    """
-    return is_legal(env.world.mask.blocked[env.state.automaton], char)

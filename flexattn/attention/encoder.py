@@ -7,6 +7,7 @@ take one layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -18,6 +19,7 @@ from flexattn.attention.heads import Heads
 from flexattn.attention.local import local_attention, local_attention_multi
 from flexattn.attention.norm import RMSNorm
 from flexattn.attention.positions import Rotary, alibi_slopes
+from flexattn.attention.ring import Ring
 
 __all__ = ["Encoder", "EncoderConfig"]
 
@@ -84,6 +86,16 @@ class Layer(nn.Module):
         out = local_attention_multi(q, k, v, windows, self.impl, slopes=self.slopes)
         return self._leave(x, h, out)
 
+    def step(self, ring: Ring, rows: Tensor, x: Tensor, position: Tensor, window: Tensor) -> Tensor:
+        """One position of the texts `rows`, x [n, dim] -> [n, dim]; see `Ring.step`."""
+        h = self.norm(x)
+        q, k, v = (each[0] for each in self.heads.split(h[None]))  # [heads, n, D]
+        if self.rotary is not None:
+            q, k = self.rotary.at(position, q, k)
+        q, k, v = (each.transpose(0, 1).contiguous() for each in (q, k, v))
+        out = ring.step(rows, q, k, v, position, window, self.slopes)  # [n, H, D]
+        return self._leave(x[None], h[None], out.transpose(0, 1)[None])[0]
+
     def _enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h = self.norm(x)
         q, k, v = self.heads.split(h)
@@ -133,6 +145,33 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, window, max_window)
         return self.norm(x)
+
+    def rings(self, batch: int, slots: int) -> list[Ring]:
+        """Empty rings of each layer for B texts and windows of at most `slots`."""
+        heads, weight = cast("Layer", self.layers[0]).heads, self.norm.weight
+        return [
+            Ring(batch, heads.kv_heads, slots, heads.head_dim,
+                 dtype=weight.dtype, device=weight.device)
+            for _ in self.layers
+        ]  # fmt: skip
+
+    def step(
+        self, rings: Sequence[Ring], rows: Tensor, x: Tensor, position: Tensor, window: Tensor
+    ) -> Tensor:
+        """Encode the next position of some texts; equals the last row of `forward`, without a gradient.
+
+        Args:
+          rings: what `rings` made, one a layer; written.
+          rows: which texts, [n] int64, none twice.
+          x: their next position, [n, dim].
+          position: where it stands, [n] int64.
+          window: positions that it sees, [n], at most position + 1.
+
+        Returns: [n, dim].
+        """
+        for layer, ring in zip(self.layers, rings):
+            x = cast("Layer", layer).step(ring, rows, x, position, window)
+        return cast("Tensor", self.norm(x))
 
     def forward_multi(self, x: Tensor, windows: tuple[int, ...]) -> Tensor:
         """Encode every position under each of C windows, keys and values shared.

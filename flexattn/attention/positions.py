@@ -56,6 +56,11 @@ class Rotary(torch.nn.Module):
         cos, sin = (table[start:] for table in self.tables(start + q.shape[2], q))
         return rotate(q, cos, sin), rotate(k, cos, sin)
 
+    def at(self, position: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """q and k, [..., n, D], turned by positions of their own, [n] int64."""
+        cos, sin = (table[position] for table in self.tables(int(position.max()) + 1, q))
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+
 
 def alibi_slopes(heads: int) -> Tensor:
     """2^(-8 (h + 1) / n) for n heads; for n no power of 2, those of the next lower one and every other of the next.

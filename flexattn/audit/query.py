@@ -19,6 +19,7 @@ _SQL_TYPES = {
     "str": "VARCHAR",
     "text": "VARCHAR",
     "short": "VARCHAR",
+    "chars": "VARCHAR[]",
 }
 TOP = 20
 

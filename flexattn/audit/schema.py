@@ -45,7 +45,8 @@ class Field:
     """One key of a line: its JSON type, its unit and what it means.
 
     `kind` is one of `int`, `float`, `str`, `text` (may be empty), `hash` (64 hex digits), `short`
-    (8 hex digits), `shorts` (8 for each line), `hashes` (a list of `hash`) and `id` (a string, an
+    (8 hex digits), `shorts` (8 for each line), `hashes` (a list of `hash`), `bans` (pairs of a
+    step and a `hash`), `chars` (a list of characters, "" for the end) and `id` (a string, an
     integer or null).
     """
 
@@ -135,6 +136,13 @@ GENERATION_FIELDS: tuple[Field, ...] = (
         optional=True,
     ),
     _f(
+        "among",
+        "chars",
+        "characters",
+        "what the strategy kept, likeliest first, an empty text for the end of the answer",
+        optional=True,
+    ),
+    _f(
         "w",
         "str",
         "character",
@@ -175,11 +183,36 @@ EVENTS: dict[str, tuple[Field, ...]] = {
             "how many characters past the teacher's length end the episode",
         ),
         _f("limit", "int", "characters", "most characters of a generated answer", optional=True),
+        _f("request", "text", "name", "the asker's name for the question", optional=True),
+        _f(
+            "rank",
+            "int",
+            "answers",
+            "place among the answers to the same request; 0 is the one that was given",
+            optional=True,
+        ),
+        _f("score", "float", "score", "what the rank goes by, larger first", optional=True),
+        _f(
+            "bans",
+            "bans",
+            "step, hash",
+            "pairs: from which step on the bans of which other catalog held too",
+            optional=True,
+        ),
     ),
     "catalog": (
         _f("catalog", "hash", "hash", "SHA-256 of the catalog that episodes may use from here on"),
         _f("file", "str", "name", "its file name, as it stands in `file` of a step"),
         _f("version", "text", "version", "its version"),
+        _f("after", "int", "updates", "training steps done when it came", optional=True),
+        _f("ep", "int", "episodes", "number of the episode that ended next", optional=True),
+        _f(
+            "moment",
+            "int",
+            "steps",
+            "batched steps that the rollout had taken then, 0 between two rollouts",
+            optional=True,
+        ),
     ),
     "stage": (
         _f("stage", "str", "word", "A, B or C"),
@@ -250,6 +283,20 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
     "shorts": {"type": "string", "pattern": "^([0-9a-f]{8})*$"},
     "hashes": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
     "id": {"type": ["string", "integer", "null"]},
+    "chars": {"type": "array", "items": {"type": "string", "maxLength": 1}, "uniqueItems": True},
+    "bans": {
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "array",
+            "prefixItems": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_INTEGER},
+                {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            ],
+            "minItems": 2,
+            "maxItems": 2,
+        },
+    },
 }
 
 
@@ -261,6 +308,23 @@ def is_hex(value: object, digits: int) -> bool:
         return bytes.fromhex(value).hex() == value
     except ValueError:
         return False
+
+
+def _are_chars(value: object) -> bool:
+    if not isinstance(value, list) or not all(isinstance(c, str) and len(c) < 2 for c in value):
+        return False
+    return len(set(value)) == len(value)
+
+
+def _are_bans(value: object) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        return False
+    steps = [step for step, _ in value]
+    if not all(type(step) is int and 1 <= step <= MAX_INTEGER for step in steps):
+        return False
+    return steps == sorted(steps) and all(is_hex(sha, 64) for _, sha in value)
 
 
 # kind -> (does a value fit it, what was expected)
@@ -286,6 +350,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or isinstance(v, str) or type(v) is int,
         "a text, a whole number or null",
     ),
+    "chars": (_are_chars, "a list of single characters, none twice"),
+    "bans": (_are_bans, "pairs of a step, none before the other, and 64 hex digits"),
 }
 
 

@@ -6,8 +6,8 @@ is right where its bytes are these bytes. No file is opened here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ import orjson
 
 from flexattn.audit.lines import StepLines
 from flexattn.audit.schema import StepColumns, defect, rounded
+from flexattn.env.collect import EpisodeSteps, Taken
 from flexattn.env.core import Core
 from flexattn.env.freehand import Freehand, generated_columns
-from flexattn.env.records import FLOATS, INTEGERS, columns
+from flexattn.env.records import FLOATS, columns
+from flexattn.env.typeset import typesetter_of
 from flexattn.env.vocabulary import END, UNK
 from flexattn.env.world import World
+from flexattn.errors import FlexAttnError
 from flexattn.lexicon.bits import has, select
 
 LANES = 256  # episodes derived side by side; below the size from which on a step takes threads
@@ -59,7 +62,10 @@ class Difference:
 
 @dataclass
 class _Decisions:
-    """What is taken from the log: indices and ids, one value a step; `stop` cuts what has none."""
+    """What is taken from the log: indices and ids, one value a step; `stop` cuts what has none.
+
+    `bans` holds pairs of a step, from 1, and the catalog whose bans hold too from there on.
+    """
 
     history: list[int]
     cap: list[int]
@@ -67,20 +73,33 @@ class _Decisions:
     written: list[int]
     illegal: list[bool]
     stop: Difference | None = None
+    bans: Sequence[tuple[int, str]] = field(default_factory=list)
 
 
 class Deriver:
     """Derives episodes of one world."""
 
-    def __init__(self, world: World, lanes: int = LANES) -> None:
-        """Make `lanes` environments of `world`."""
+    def __init__(
+        self,
+        world: World,
+        lanes: int = LANES,
+        bans_of: Callable[[str], Sequence[str]] | None = None,
+    ) -> None:
+        """Make `lanes` environments of `world`.
+
+        Args:
+          world: the tables under one catalog version.
+          lanes: episodes derived side by side.
+          bans_of: SHA-256 -> what that other version bans, where bans act at once; raises
+            FlexAttnError where there is no such version.
+        """
         self.world = world
+        self._bans_of = bans_of
         self._core = Core(world, lanes)
         self._records = {record.id: n for n, record in enumerate(world.records)}
         self._ids = {"": END, **world.vocabulary.ids}
         self._history = {lh: n for n, lh in enumerate(world.settings.history_chars)}
         self._caps = {lp: n for n, lp in enumerate(world.settings.hit_cap_chars)}
-        self._lines = StepLines()
 
     def check(self, episodes: Sequence[Logged]) -> list[Difference]:
         """The first difference of each episode that has one, in order."""
@@ -98,9 +117,9 @@ class Deriver:
             [-1 if w is None else self._ids[w] for w in decisions["w"]],
             [note == "illegal" for note in decisions["note"]],
         )
-        whole, _ = self._run([self._records[header["record"]]], [made])
-        whole |= {"ep": [header["ep"]] * len(made.char), "env": [header["env"]] * len(made.char)}
-        return whole
+        made.bans = header.get("bans", [])
+        rows, counts, _ = self._run([self._records[header["record"]]], [made])
+        return columns(self.world, rows[0, : counts[0]], header["env"], header["ep"])
 
     def gain_by_cap(self, episode: Logged) -> list[list[float]]:
         """What each step of a sound episode would have been credited under each cap, reward."""
@@ -129,20 +148,16 @@ class Deriver:
             stop = wrong or decisions.stop
             if stop:
                 found[n] = stop
+            if not wrong:
+                decisions.bans = episode.header.get("bans", [])
             records.append(record)
             decided.append(decisions)
-        whole, faults = self._run(records, decided)
-        start = 0
-        for n, (episode, decisions) in enumerate(zip(episodes, decided)):
-            count = len(decisions.char)
-            mine = {name: column[start : start + count] for name, column in whole.items()}
-            start += count
-            for name in ("ep", "env"):
-                mine[name] = [episode.header.get(name)] * count
-            lines = self._lines.lines(mine) if count else []
+        rows, counts, faults = self._run(records, decided)
+        printed = self._printed(rows, counts, episodes)
+        for n, (episode, lines) in enumerate(zip(episodes, printed)):
             differs = None
-            if lines != list(episode.lines[:count]):
-                differs = self._first_difference(n, lines, episode.lines, mine)
+            if lines != b"".join(episode.lines[: counts[n]]):
+                differs = self._first_difference(n, lines, rows[n, : counts[n]], episode)
             fault = faults.get(n)
             if fault and fault.code == "episode-stops" and not episode.whole:
                 fault = None
@@ -174,7 +189,17 @@ class Deriver:
             if header[name] != value:
                 text = f"{name} is {header[name]!r}, derived {value!r}"
                 return Difference(n, -1, "number", text, name, header[name], value)
+        for _, sha in header.get("bans", []):
+            try:
+                self._banned(sha)
+            except FlexAttnError as error:
+                return Difference(n, -1, "catalog-unknown", str(error), "bans", sha)
         return None
+
+    def _banned(self, sha: str) -> Sequence[str]:
+        if self._bans_of is None:
+            raise FlexAttnError(f"catalog {sha[:8]} is none of the run's")
+        return self._bans_of(sha)
 
     def _decisions(self, episode: Logged, n: int) -> _Decisions:
         """Parse what the student decided, up to the first line that says nothing usable."""
@@ -222,8 +247,8 @@ class Deriver:
 
     def _run(
         self, records: Sequence[int], decided: Sequence[_Decisions]
-    ) -> tuple[dict[str, list[Any]], dict[int, Difference]]:
-        """Step all episodes side by side; columns one episode behind the other, and faults."""
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], dict[int, Difference]]:
+        """Step all episodes side by side: rows of `STEP`, how many each episode has, and faults."""
         core, lanes = self._core, self._core.num_envs
         lengths = np.array([len(d.char) for d in decided] + [0] * (lanes - len(decided)))
         room = core.state.history.shape[1]
@@ -234,14 +259,19 @@ class Deriver:
         }
         asked = _padded([d.illegal for d in decided], lengths, most).astype(np.bool_)
         taken = np.arange(most)[:, None] < lengths
-        kept = {name: np.zeros((most, lanes)) for name in FLOATS}
-        kept |= {name: np.zeros((most, lanes), np.int32) for name in INTEGERS}
-        illegal = np.zeros((most, lanes), np.bool_)
+        collected = EpisodeSteps(core)
         over = np.full(lanes, -1)
         not_lowest: dict[int, int] = {}
         core.reset(np.arange(len(records)), records)
+        acting: dict[int, list[tuple[int, str]]] = {}
+        for lane, decisions in enumerate(decided):
+            for step, sha in decisions.bans:
+                acting.setdefault(step - 1, []).append((lane, sha))
         for t in range(most):
-            for lane in np.flatnonzero(asked[t] & taken[t]):
+            for lane, sha in acting.get(t, ()):
+                core.ban(self._banned(sha), [lane])
+            active = taken[t] & (over < 0)
+            for lane in np.flatnonzero(asked[t] & active):
                 if select(core.legal_packed()[lane], 0) != put["char"][t, lane]:
                     not_lowest.setdefault(int(lane), t)
             steps = core.step(
@@ -249,23 +279,30 @@ class Deriver:
                 put["cap"][t],
                 put["char"][t],
                 put["written"][t],
-                taken[t] & (over < 0),
+                active,
                 enforce=False,
             )
-            for name, array in kept.items():
-                array[t] = getattr(steps, name)
-            illegal[t] = steps.illegal
+            collected.add(put["history"][t], put["cap"][t], steps, active)
             over[(steps.terminated | steps.truncated) & (over < 0)] = t
-        flat = {name: array.T[taken.T] for name, array in kept.items()}
-        flat |= {name: put[name].T[taken.T] for name in ("history", "cap")}
-        flat["illegal"] = asked.T[taken.T]
-        whole = dict(columns(self.world, flat, 0, 0))
-        counts = np.minimum(lengths, most).tolist()
-        whole["step"] = [t for count in counts for t in range(1, count + 1)]
-        whole["pos"] = [
-            f"t{t - 1}-{t + n - 2}" if n else "-" for t, n in zip(whole["step"], whole["len"])
-        ]
-        return whole, self._faults(decided, illegal & taken, over, not_lowest)
+        rows, counts = collected.held()
+        faults = self._faults(decided, rows["illegal"][:, :most].T.copy(), over, not_lowest)
+        rows["illegal"][:, :most] = asked.T
+        return rows, counts, faults
+
+    def _printed(
+        self, rows: npt.NDArray[Any], counts: npt.NDArray[np.int64], episodes: Sequence[Logged]
+    ) -> list[bytes]:
+        """The lines of each episode, run together."""
+        names = [(int(e.header.get("ep", 0)), int(e.header.get("env", 0))) for e in episodes]
+        count = len(names)
+        made = typesetter_of(self.world).lines(rows[:count], counts[:count], names)
+        if made is None:
+            return [
+                Taken(self.world, rows[n, : counts[n]], env).lines(ep)
+                for n, (ep, env) in enumerate(names)
+            ]
+        data, ends = made
+        return [data[a:b] for a, b in zip([0, *ends.tolist()], ends.tolist())]
 
     def _faults(
         self,
@@ -287,7 +324,7 @@ class Deriver:
                 found[n] = Difference(n, t, "illegal", text, "note", "illegal")
         for n, decisions in enumerate(decided):
             count, end = len(decisions.char), int(over[n])
-            if n in found or decisions.stop or (end == count - 1 and count):
+            if n in found or (end == count - 1 and count) or (decisions.stop and end < 0):
                 continue
             if end < 0:
                 text = f"the episode stops after step {count}, before its end"
@@ -298,10 +335,13 @@ class Deriver:
         return found
 
     def _first_difference(
-        self, n: int, lines: Sequence[bytes], logged: Sequence[bytes], derived: StepColumns
+        self, n: int, lines: bytes, rows: npt.NDArray[Any], logged: Logged
     ) -> Difference:
-        t = next(t for t, (ours, theirs) in enumerate(zip(lines, logged)) if ours != theirs)
-        return compare(n, t, logged[t], {name: column[t] for name, column in derived.items()})
+        both = zip(lines.splitlines(True), logged.lines)
+        t = next(t for t, (ours, theirs) in enumerate(both) if ours != theirs)
+        derived = columns(self.world, rows, logged.header["env"], logged.header["ep"])
+        values = {name: column[t] for name, column in derived.items()}
+        return compare(n, t, logged.lines[t], values)
 
 
 class GenerationDeriver:
@@ -347,6 +387,9 @@ class GenerationDeriver:
                 what = f"a is {step['a']!r}" if step["a"] else "the answer ends here"
                 text = f"{what}, which the mask did not allow"
                 stop = Difference(n, t, "illegal", text, "a", step["a"])
+            elif (odd := self._outside(step, paper)) is not None:
+                text = f"among names {odd!r}, which the mask did not allow or `a` is not one of"
+                stop = Difference(n, t, "illegal", text, "among", odd)
             else:
                 n_legal.append(int(paper.n_legal[0]))
                 paper.write(np.array([char], np.int32))
@@ -356,6 +399,17 @@ class GenerationDeriver:
         # a hit is what was written next, so the last steps before a stop can't be told
         sure = len(steps) - max(settings.lengths) + 1 if stop else len(steps)
         return self._compare(n, episode, steps, n_legal, sure) or stop
+
+    def _outside(self, step: Mapping[str, Any], paper: Freehand) -> str | None:
+        """A kept character that is not legal, or `a` where it was not kept; None if all is well."""
+        if "among" not in step:
+            return None
+        ids = self.world.vocabulary.ids
+        for char in step["among"]:
+            kept = END if char == "" else ids.get(char, UNK)
+            if kept >= self.world.size or not has(paper.legal[0], kept):
+                return str(char)
+        return None if step["a"] in step["among"] else str(step["a"])
 
     def _steps(self, n: int, lines: Sequence[bytes]) -> tuple[list[Any], Difference | None]:
         steps: list[Any] = []
@@ -389,6 +443,7 @@ class GenerationDeriver:
             return None
         ended, limit = steps[-1]["a"] == "", episode.header.get("limit", 0)
         kept = [step.get("kept") for step in steps]
+        among = [step.get("among") for step in steps]
         derived = generated_columns(
             self.world,
             "".join(step["a"] for step in steps),
@@ -399,6 +454,7 @@ class GenerationDeriver:
             None if None in kept else kept,
             episode.header["env"],
             episode.header["ep"],
+            None if None in among else among,
         )
         lines = self._lines.lines(derived)
         for t, (ours, theirs) in enumerate(zip(lines[: max(0, sure)], episode.lines)):

@@ -109,6 +109,11 @@ class Freehand:
         self.done[on[self.t[on] >= self.limit]] = True
         self._fill()
 
+    def take(self, rows: npt.NDArray[np.int64]) -> None:
+        """Put answer `rows[i]` in place i; one answer may come to stand in several places."""
+        for name in ("questions", "history", "t", "automaton", "done", "n_legal", "sketch", "legal"):
+            setattr(self, name, getattr(self, name)[rows])
+
     def text(self, env: int) -> str:
         """What answer `env` says so far."""
         return self.world.vocabulary.decode(self.history[env, : self.t[env]])
@@ -148,6 +153,23 @@ def own_hits(
     return hits
 
 
+def hits_along(world: World, text: str, caps: Sequence[int]) -> list[int]:
+    """`own_hits` by the world's index: the term's number at each character, -1 for none."""
+    settings = world.settings
+    found = {cap: world.index.longest_hits(text, settings.lengths, cap) for cap in set(caps)}
+    hits: list[int] = []
+    covered = 0
+    for t, (_, cap) in enumerate(zip(text, caps)):
+        term = int(found[cap][t])
+        end = t + len(world.term_list[term]) if term >= 0 else 0
+        if term >= 0 and not settings.nested and t < covered and end <= covered:
+            term = -1
+        if term >= 0:
+            covered = max(covered, end)
+        hits.append(term)
+    return hits
+
+
 def generated_columns(
     world: World,
     text: str,
@@ -158,6 +180,7 @@ def generated_columns(
     kept: Sequence[float] | None,
     env: int = 0,
     ep: int = 0,
+    among: Sequence[Sequence[str]] | None = None,
 ) -> StepColumns:
     """A finished answer as the log's columns of a generation, SPEC section 10.
 
@@ -171,13 +194,14 @@ def generated_columns(
       kept: mass that the strategy kept at each step; None where it cuts nothing.
       env: which of the answers written side by side.
       ep: number of the answer in its run.
+      among: characters that the strategy kept at each step; None where it cuts nothing.
     """
     settings = world.settings
     histories, caps = choices
-    index = {term: n for n, term in enumerate(world.term_list)}
-    hits = own_hits(text, caps, index, settings.lengths, settings.nested) + [""] * ended
+    found = hits_along(world, text, caps) + [-1] * ended
+    hits = [world.term_list[term] if term >= 0 else "" for term in found]
     chars = [*text, *[""] * ended]
-    weights = rounded(np.array([world.terms.weight[index[hit]] if hit else 0.0 for hit in hits]))
+    weights = rounded(np.array([world.terms.weight[term] if term >= 0 else 0.0 for term in found]))
     named, ids = notes(world), world.vocabulary.ids
     count = len(chars)
     columns: dict[str, list[Any]] = {
@@ -189,7 +213,7 @@ def generated_columns(
         "len": [len(hit) for hit in hits],
         "idf": weights.tolist(),
         "file": [
-            f"{world.catalog_file}#{world.entry_ids[index[hit]]}" if hit else "-" for hit in hits
+            f"{world.catalog_file}#{world.entry_ids[term]}" if term >= 0 else "-" for term in found
         ],
         "pos": [f"t{t}-{t + len(hit) - 1}" if hit else "-" for t, hit in enumerate(hits)],
         "cat": [world.catalog_short] * count,
@@ -201,6 +225,7 @@ def generated_columns(
     columns["kept"] = (
         [None] * count if kept is None else rounded(np.array(kept, np.float64)).tolist()
     )
+    columns["among"] = [None] * count if among is None else [tuple(step) for step in among]
     columns["w"] = [None] * count
     columns["note"] = [named.get(END if char == "" else ids[char]) for char in chars]
     return columns

@@ -76,10 +76,15 @@ def reshape(pi: np.ndarray, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]
     return out, mass
 
 
-def draw(distribution: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One index a row by inverse CDF, never one of probability 0, [N] int64."""
+def pick(distribution: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """One index a row by inverse CDF, never one of probability 0, [N] int64.
+
+    Args:
+      distribution: not negative, [N, |V|].
+      uniform: where in the distribution, [N] within [0, 1).
+    """
     edges = distribution.cumsum(-1)
-    level = rng.random(len(distribution)) * edges[:, -1]
+    level = uniform * edges[:, -1]
     index = (edges <= level[:, None]).sum(-1)
     last = distribution.shape[1] - 1 - (distribution[:, ::-1] > 0).argmax(-1)
     return np.minimum(index, last)
@@ -90,7 +95,7 @@ def choose(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One character a row and the mass of pi that the strategy kept, [N] int64 and [N]."""
     distribution, kept = reshape(pi, decoding)
-    return draw(distribution, rng), kept
+    return pick(distribution, rng.random(len(pi))), kept
 
 
 def _keep_top_k(pi: np.ndarray, k: int) -> np.ndarray:

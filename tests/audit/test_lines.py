@@ -22,6 +22,7 @@ VALUES = {
     "str": text,
     "text": text.map(lambda s: s[:1]),
     "short": st.just("9f3c21aa"),
+    "chars": st.lists(text.map(lambda s: s[:1]), unique=True).map(tuple),
 }
 
 
