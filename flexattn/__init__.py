@@ -9,7 +9,8 @@ The way through the house, and who lives where:
     audit       log, seals, reading            evaluation  metrics, statistics, acceptance
     domain      corpus + catalog + world       experience  demonstrations and rollouts
     seeds       many runs side by side         job         one run, from folder to last line
-    training    the phases, step by step       assess      what a student can do, by regime
+    stages      A counts, B steers, C writes   training    the phases, step by step
+    assess      what a student can do, by regime
     display     what a long training shows     jsontext    strict JSON
     generation  strategies, answers, their log
     memory      unused pages go back           live        new catalogs for a running training

@@ -6,22 +6,22 @@ costs as training, and scored by `evaluation.rows`. Nothing here enters the audi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from flexattn.agents.networks import Actor
-from flexattn.agents.policy import Student, would_complete_banned
+from flexattn.agents.decision import Choose, would_complete_banned
 from flexattn.env.core import Core
 from flexattn.env.world import World
-from flexattn.episode import run
+from flexattn.episode import Policy, run
 from flexattn.evaluation.decoding import Decoding, choose
 from flexattn.evaluation.metrics import Perturbation
 from flexattn.evaluation.rows import Decisions, Row, Scorer
 
 Ids = npt.NDArray[np.int32]
 ONLINE = Decoding("top_p", top_p=0.95)
+Writer = Callable[[Choose | None], Policy]  # picks by `Choose` from pi(.|s), or the likeliest
 NOISE = {"noise_3": 0.03, "noise_10": 0.10}
 
 
@@ -49,7 +49,7 @@ class Perturbed:
 
 
 class Assessment:
-    """Scores an actor on one world; scorers and environments are prepared once."""
+    """Scores a student on one world; scorers and environments are prepared once."""
 
     def __init__(self, world: World, document_frequency: dict[str, int], seed: int) -> None:
         """Take the world, term -> df of the whole catalog, and the seed of sampling and noise."""
@@ -85,11 +85,13 @@ class Assessment:
             return held, np.zeros(len(held), np.int64)
         return train, np.arange(len(train)) % self.train_questions[train]
 
-    def rows(self, actor: Actor, regime: str, step: int, most: int | None = None) -> Iterator[Row]:
+    def rows(
+        self, student: Writer, regime: str, step: int, most: int | None = None
+    ) -> Iterator[Row]:
         """Write and score the answers of one regime.
 
         Args:
-          actor: whose student is asked.
+          student: who is asked.
           regime: one of `evaluation.rows.REGIMES`.
           step: training step, for the rows.
           most: ask only so many, spread evenly; None: all.
@@ -101,16 +103,14 @@ class Assessment:
         if not len(records):
             return
         rng = np.random.default_rng([self.seed, 5])
-        student = Student(
-            actor, choose=(lambda pi: choose(pi, ONLINE, rng)) if regime == "top_p" else None
-        )
+        policy = student((lambda pi: choose(pi, ONLINE, rng)) if regime == "top_p" else None)
         scribe = (
             Perturbed(self.world, records, self.seed, NOISE[regime]) if regime in NOISE else None
         )
         core = Core(self.world, len(records))
         core.reset(record_indices=records, question_indices=questions)
         made: list[list[tuple[int, int, int, int, float, float]]] = [[] for _ in records]
-        for moment in run(core, student, scribe):
+        for moment in run(core, policy, scribe):
             steps, decision = moment.steps, moment.decision
             for i in np.flatnonzero(moment.active).tolist():
                 made[i].append(

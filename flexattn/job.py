@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
-import torch
 
 from flexattn import __version__
 from flexattn.agents import checkpoint as checkpoints
@@ -35,7 +34,10 @@ from flexattn.errors import ConfigError, MissingExtraError
 from flexattn.evaluation.optimum import Rules, optimum_of
 from flexattn.evaluation.rows import REGIMES, Row, summary
 from flexattn.live import LiveCatalogs
-from flexattn.training import Training
+from flexattn.stages.trainer import trainer_of
+
+if TYPE_CHECKING:
+    from flexattn.agents.ranks import Ranks
 
 LIBRARIES = ("numpy", "numba", "torch", "gymnasium", "orjson", "pydantic", "safetensors")
 LOCK = ".lock"
@@ -58,6 +60,7 @@ class TrainingRun:
     folder: RunFolder
     log: RunLog
     display: Display
+    ranks: Ranks | None = None
 
     def __post_init__(self) -> None:
         """Build everything that a run needs; nothing is written yet."""
@@ -66,9 +69,7 @@ class TrainingRun:
         self.live = LiveCatalogs(
             self.domain, self.folder, self.log, config.lexicon, self.display.say
         )
-        self.training = Training(
-            config, world, self.log, self.display, torch.device(config.train.device), self.live
-        )
+        self.training = trainer_of(config, world, self.log, self.display, self.live, self.ranks)
         self.assessment = self._assessment()
         self.evaluations = self.folder.path / EVALUATIONS
         self.board: Any = None
@@ -157,9 +158,7 @@ class TrainingRun:
         step = self.training.step
         if self.assessment.world is not self.training.world:
             self.assessment = self._assessment()
-        rows: list[Row] = list(
-            self.assessment.rows(self.training.learner.actor, regime, step, most)
-        )
+        rows: list[Row] = list(self.assessment.rows(self.training.student, regime, step, most))
         if not rows:
             return
         with self.evaluations.open("ab") as file:
@@ -195,18 +194,45 @@ class TrainingRun:
         self.training.save(self.folder.path / "checkpoints", {"evaluations_bytes": size})
 
 
-def begin(config: Config, display: Display, path: Path | None = None) -> TrainingRun:
+@contextmanager
+def together(config: Config) -> Iterator[Ranks | None]:
+    """The processes that `torchrun` started, None without it; left at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    _check(config)
+    from flexattn.agents.ranks import Ranks
+
+    ranks = Ranks.join(config.train.device)
+    try:
+        yield ranks
+    finally:
+        ranks.leave()
+
+
+def begin(
+    config: Config, display: Display, path: Path | None = None, ranks: Ranks | None = None
+) -> TrainingRun | None:
     """Make a run folder, `path` or the next free one, and train to the end.
 
+    Returns: the run; None on a rank that is not the first.
     Raises: FlexAttnError before anything is written, where a file or a device isn't there.
     """
     domain = Domain.of_config(config)
-    _check(config)
-    return _train(domain, create_folder(domain, path), display, resumed=False)
+    _check(config, ranks)
+    if ranks is None:
+        folder = create_folder(domain, path)
+    else:
+        made = str(create_folder(domain, path).path) if ranks.first else ""
+        folder = RunFolder.open(ranks.tell(made))
+    return _train(domain, folder, display, resumed=False, ranks=ranks)
 
 
 def go_on(
-    folder: RunFolder, display: Display, asked: Callable[[], Config] | None = None
+    folder: RunFolder,
+    display: Display,
+    asked: Callable[[], Config] | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainingRun | None:
     """Train a run to its end from its newest checkpoint; None where it is finished.
 
@@ -214,6 +240,7 @@ def go_on(
       folder: the run.
       display: where progress is shown.
       asked: reads the configuration that was named beside the folder, whose own counts.
+      ranks: the processes that train together; None is returned on all but the first.
 
     Raises: ConfigError where the two differ.
     """
@@ -225,8 +252,8 @@ def go_on(
         )
     if folder.ended():
         return None
-    _check(domain.config)
-    return _train(domain, folder, display, resumed=True)
+    _check(domain.config, ranks)
+    return _train(domain, folder, display, resumed=True, ranks=ranks)
 
 
 def finish(config: Config, display: Display) -> TrainingRun | None:
@@ -240,13 +267,35 @@ def finish(config: Config, display: Display) -> TrainingRun | None:
     return begin(config, display, path)
 
 
-def _train(domain: Domain, folder: RunFolder, display: Display, *, resumed: bool) -> TrainingRun:
+def _train(
+    domain: Domain,
+    folder: RunFolder,
+    display: Display,
+    *,
+    resumed: bool,
+    ranks: Ranks | None = None,
+) -> TrainingRun | None:
     _settle_torch(domain.config)
+    if ranks is not None and not ranks.first:
+        _follow(domain, folder, display, ranks, resumed=resumed)
+        return None
     with _alone_in(folder), display, RunLog(folder, domain.config.log) as log:
-        run = TrainingRun(domain, folder, log, display)
+        run = TrainingRun(domain, folder, log, display, ranks)
         run.resume() if resumed else run.begin()
         run.go()
     return run
+
+
+def _follow(
+    domain: Domain, folder: RunFolder, display: Display, ranks: Ranks, *, resumed: bool
+) -> None:
+    """Learn with the first rank, which alone logs, evaluates and saves."""
+    training = trainer_of(domain.config, domain.world, None, display, None, ranks)
+    saved, _ = checkpoints.load_newest(folder.path / "checkpoints") if resumed else (None, [])
+    if saved:
+        training.restore(saved)
+    for _ in training.run():
+        pass
 
 
 @contextmanager
@@ -301,21 +350,47 @@ def code_sha256() -> str:
 
 
 def _settle_torch(config: Config) -> None:
-    torch.set_num_threads(config.train.threads)
     numba.set_num_threads(min(config.train.threads, os.cpu_count() or 1))
+    if config.stages.stage == "a":
+        return  # no network
+    import torch
+
+    torch.set_num_threads(config.train.threads)
     torch.use_deterministic_algorithms(True)
 
 
 def choose_gpu(config: Config, slot: int) -> None:
     """Runs side by side take the machine's GPUs in turn."""
-    if config.train.device == "cuda" and torch.cuda.is_available():
-        torch.cuda.set_device(slot % torch.cuda.device_count())
+    if config.train.device == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(slot % torch.cuda.device_count())
 
 
-def _check(config: Config) -> None:
-    """What a configuration asks of the machine is there."""
-    if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device is cuda, but torch finds no GPU here; set train.device=cpu")
+def _check(config: Config, ranks: Ranks | None = None) -> None:
+    """What a configuration asks of the machine is there, and enough for every rank."""
+    if ranks is not None:
+        for name in ("clone_batch_answers", "batch_answers"):
+            if getattr(config.train, name) < ranks.size:
+                raise ConfigError(
+                    f"train.{name} is {getattr(config.train, name)}, expected at least one answer "
+                    f"for each of the {ranks.size} ranks"
+                )
+        if config.lexicon.watch:
+            raise ConfigError("lexicon.watch is set, which several ranks don't follow; unset it")
+    if config.stages.stage != "a" and find_spec("torch") is None:
+        raise ConfigError(
+            f"stages.stage is {config.stages.stage}, which needs torch, and that isn't installed "
+            f"here; install it, or set stages.stage=a"
+        )
+    if config.train.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "train.device is cuda, but torch finds no GPU here; set train.device=cpu"
+            )
     if config.train.tensorboard and find_spec("tensorboard") is None:
         raise MissingExtraError("train.tensorboard", "tensorboard")
 

@@ -1,4 +1,4 @@
-"""The training loop: demonstrations, cloning, critic warm-up, masked SAC; every budget in steps.
+"""The training loop: cloning, DAgger, critic warm-up, masked SAC; every budget in steps.
 
 One step is one gradient update. All randomness comes from three streams that a checkpoint holds, so
 a run that was killed ends with the weights and the log lines of one that never was.
@@ -7,7 +7,7 @@ a run that was killed ends with the weights and the log lines of one that never 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from flexattn.agents.batches import Batches
 from flexattn.agents.buffer import AnswerBuffer, concatenate
 from flexattn.agents.checkpoint import Checkpoint
 from flexattn.agents.cloning import TeacherAnswers
+from flexattn.agents.decision import Choose
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import NoiseWrites, Student, Teacher, TeacherWrites
+from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.sac import HEADS, CloneBatch, Learner, Rates
 from flexattn.agents.schedule import curriculum, length_probabilities, linear
 from flexattn.audit.writer import RunLog
@@ -32,6 +34,7 @@ from flexattn.env.world import World
 from flexattn.errors import CheckpointError
 from flexattn.evaluation.metrics import is_cjk
 from flexattn.experience import Rollout, write_answers
+from flexattn.live import LiveCatalogs
 from flexattn.memory import give_back, keep_small
 
 CLONE_WARM_STEPS = 50
@@ -51,9 +54,18 @@ class Training:
     """Everything that changes during a run."""
 
     def __init__(
-        self, config: Config, world: World, log: RunLog, display: Display, device: torch.device
+        self,
+        config: Config,
+        world: World,
+        log: RunLog,
+        display: Display,
+        device: torch.device,
+        live: LiveCatalogs | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Build learner, buffers and environments from a seed; writes nothing yet."""
+        self.live = live
+        self.ranks = ranks
         self.config, self.world, self.log, self.display, self.device = (
             config,
             world,
@@ -63,7 +75,7 @@ class Training:
         )
         train, settings = config.train, world.settings
         torch.manual_seed(config.seed)
-        self.learner = Learner(config, Sizes.of(world), device)
+        self.learner = Learner(config, Sizes.of(world), device, ranks)
         self.rng = np.random.default_rng([config.seed, 1])
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.teacher_answers = TeacherAnswers(
@@ -89,15 +101,15 @@ class Training:
         self.characters = 0
         self.rejected = 0
         self._warned: set[str] = set()
-        lengths = np.array([len(term) for term in world.term_list])
-        self.cap_lengths = length_probabilities(lengths, settings.hit_cap_chars)
+        self._count_lengths()
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """Cloning, critics alone, SAC."""
+        """Cloning, DAgger alone, critics alone, SAC."""
         train = self.config.train
         return (
             Phase("clone", train.clone_steps),
+            Phase("dagger", train.dagger_steps),
             Phase("critics", train.warmup_steps),
             Phase("sac", train.sac_steps),
         )
@@ -115,13 +127,16 @@ class Training:
             if self.step < last:
                 done = max(0, self.step - first)
                 self.display.begin(phase.name, phase.steps, done)
-                update = {"clone": self._clone, "critics": self._critics, "sac": self._sac}[
-                    phase.name
-                ]
+                update = {
+                    "clone": self._clone,
+                    "dagger": self._dagger,
+                    "critics": self._critics,
+                    "sac": self._sac,
+                }[phase.name]
                 if phase.name != "clone":
                     keep_small()
                     give_back()
-                    if self.demo_buffer.added == 0:
+                    if phase.name != "dagger" and self.demo_buffer.added == 0:
                         self._demonstrate()
                 yield from self._steps(phase, update, done)
             first = last
@@ -138,6 +153,10 @@ class Training:
             self.display.advance(characters, stats)
             yield self.step
 
+    def student(self, choose: Choose | None = None) -> Student:
+        """The actor as it stands, one step at a time; see `Student`."""
+        return Student(self.learner.actor, choose=choose)
+
     # ---- the three kinds of step ---------------------------------------------------------
 
     def _clone(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
@@ -147,8 +166,9 @@ class Training:
         warm = min(1.0, (n + 1) / CLONE_WARM_STEPS)
         rate = warm * (CLONE_LAST_RATE + (1.0 - CLONE_LAST_RATE) * cosine)
         stats = self.learner.clone(batch, self.config.agent.clone_lr * rate)
-        self.rejected += int(stats.pop("rejected"))
-        return len(batch.teacher), stats
+        characters, rejected = self._totals(len(batch.teacher), int(stats.pop("rejected")))
+        self.rejected += rejected
+        return characters, stats
 
     def _clone_batch(self) -> CloneBatch:
         """Teacher answers with fresh noise in their histories."""
@@ -164,7 +184,22 @@ class Training:
             max_history=settings.max_history,
             sketch_dim=settings.sketch_dim,
             device=self.device,
+            share=self.ranks.share,
         )
+
+    def _totals(self, *counts: int) -> list[int]:
+        return self.ranks.totals(*counts, device=self.device)
+
+    def _dagger(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
+        """The teacher corrects what the student writes; no reward, no critics."""
+        stats = self._roll_out(n / max(1, steps - 1)) if self._rolls_out(n) else {}
+        answers = self.agent_buffer.sample(self.rng, self.config.train.batch_answers)
+        batch = self.batches.of(self.agent_buffer.take(self.ranks.share(answers)))
+        (characters,) = self._totals(len(batch.taken))
+        return characters, stats | self.learner.imitate(batch, self._clone_batch())
+
+    def _rolls_out(self, n: int) -> bool:
+        return n % self.config.train.rollout_every == 0
 
     def _critics(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
         """Critics learn from what the cloned student writes, before the actor may move."""
@@ -179,18 +214,20 @@ class Training:
     ) -> tuple[int, dict[str, float]]:
         train, agent = self.config.train, self.config.agent
         stats: dict[str, float] = {}
-        if n % train.rollout_every == 0:
+        if self._rolls_out(n):
             stats = self._roll_out(share)
         demos = round(train.batch_answers * agent.demo_fraction)
-        parts = [
-            buffer.take(buffer.sample(self.rng, count))
+        drawn = [
+            (buffer, self.ranks.share(buffer.sample(self.rng, count)))
             for buffer, count in (
                 (self.demo_buffer, demos),
                 (self.agent_buffer, train.batch_answers - demos),
             )
             if count
         ]
+        parts = [buffer.take(rows) for buffer, rows in drawn if len(rows)]
         batch = self.batches.of(concatenate(parts))
+        (characters,) = self._totals(len(batch.taken))
         rates = Rates(
             kappa={
                 head: linear(getattr(agent.kappa, head), round(share * 1000), 1001)
@@ -198,12 +235,13 @@ class Training:
             },
             bc_weight=linear(agent.bc_weight, round(share * 1000), 1001),
         )
-        return len(batch.taken), stats | self.learner.update(batch, rates, demonstrations)
+        return characters, stats | self.learner.update(batch, rates, demonstrations)
 
     # ---- experience ----------------------------------------------------------------------
 
     def _demonstrate(self) -> None:
         """The teacher writes every train answer, windows by curriculum, noise in the history."""
+        self._renew()
         train, agent = self.config.train, self.config.agent
         order = self.rng.permutation(self.world.train)
         passes = max(1, min(4, agent.buffer_answers // max(1, len(order))))
@@ -234,6 +272,7 @@ class Training:
 
     def _roll_out(self, share: float) -> dict[str, float]:
         """The student writes answers; the teacher's character is written with chance beta."""
+        self._renew()
         agent = self.config.agent
         records = self.rng.choice(self.world.train, self.core.num_envs)
         beta = linear(agent.dagger_beta, round(share * 1000), 1001)
@@ -251,12 +290,55 @@ class Training:
     def _write(self, core: Core, records: np.ndarray, policy: Any, scribe: Any) -> Rollout:
         counts = np.maximum(1, np.diff(self.world.question_start)[records] - 1)
         questions = (self.rng.random(len(records)) * counts).astype(np.int64)
-        return write_answers(core, records, questions, policy, scribe, self.log)
+        at_once = self.live is not None and self.live.ban_immediately
+        return write_answers(
+            core,
+            records,
+            questions,
+            policy,
+            scribe,
+            self.log,
+            self.world,
+            self._newly_banned if at_once else None,
+        )
+
+    # ---- catalog versions ----------------------------------------------------------------
+
+    def resume_catalogs(self, saved: Checkpoint | None) -> None:
+        """Go back to a checkpoint's catalog version, None: the run's first; the log is open."""
+        if self.live is not None:
+            state = saved.state if saved else {}
+            self._go_over(self.live.resume(state.get("catalog"), state.get("log")))
+
+    def _renew(self) -> None:
+        """Before a rollout: go over to the catalog version that was delivered, if one was."""
+        newer = self.live.newer(self.step) if self.live else None
+        if newer is not None:
+            self._go_over(newer.world)
+
+    def _newly_banned(self, moment: int) -> tuple[str, Sequence[str]] | None:
+        """During a rollout: the hash of a new version and what it bans at once, None for nothing."""
+        newer = self.live.newer(self.step, moment) if self.live else None
+        if newer is None:
+            return None
+        self._go_over(newer.world)
+        return (newer.world.catalog_sha256, newer.added_bans) if newer.added_bans else None
+
+    def _go_over(self, world: World) -> None:
+        """The answers written from here on, and every table of the learner, are of `world`."""
+        self.world = world
+        self.batches = Batches(world, self.device)
+        self.teacher_answers.questions = [self._train_questions(record) for record in world.train]
+        self._count_lengths()
+
+    def _count_lengths(self) -> None:
+        lengths = np.array([len(term) for term in self.world.term_list])
+        self.cap_lengths = length_probabilities(lengths, self.world.settings.hit_cap_chars)
 
     def _watch_collapse(self, rollout: Rollout) -> None:
         """Warn once when a head sits on one value."""
         for name, shares in (("Lh", rollout.history_share), ("Lp", rollout.cap_share)):
-            if shares.max() > 0.995 and name not in self._warned:
+            if len(shares) > 1 and shares.max() > 0.995 and name not in self._warned:
                 self._warned.add(name)
                 self.display.say(
                     f"warning: {name} sits on one value in {shares.max():.1%} of the steps; "
@@ -291,6 +373,7 @@ class Training:
             "characters": self.characters,
             "rejected": self.rejected,
             "warned": sorted(self._warned),
+            "catalog": self.world.catalog_sha256,
             "seed": self.config.seed,
             **extra,
         }

@@ -16,6 +16,7 @@ from flexattn.config import resolve_path
 from flexattn.domain import Domain
 from flexattn.generation.request import Request
 from flexattn.generation.strategy import NAMES, Strategy, answer
+from flexattn.stages.voice import actor_of, newest_checkpoint
 from flexattn.training import Training
 
 SMALL = [
@@ -153,7 +154,7 @@ def test_what_the_log_says_was_kept_must_be_legal(
 
 def test_a_ring_of_keys_answers_like_a_window_of_history(run: Path) -> None:
     domain = Domain.of_run(RunFolder.open(run))
-    actor = generate.load_actor(domain, generate.newest_checkpoint(RunFolder.open(run)))
+    actor = actor_of(domain, newest_checkpoint(RunFolder.open(run)))
     asked = [Request(str(n), f"什么是{term}？") for n, term in enumerate(("阿司匹林", "肝素"))]
 
     class Again(Student):

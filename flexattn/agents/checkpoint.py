@@ -2,6 +2,7 @@
 
 It is written beside its place, flushed to disk and renamed, so that it is either whole or absent.
 state.json holds the SHA-256 of the tensors, so that a damaged one is seen and skipped with a word.
+torch is needed by whoever has networks to save alone.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.numpy import load_file, save_file
 
 from flexattn.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 SCHEMA = "flexattn.checkpoint/1"
 
@@ -31,8 +35,15 @@ class Checkpoint:
     """What a run needs to go on as if it had never stopped."""
 
     step: int
-    tensors: dict[str, Tensor]
+    arrays: dict[str, np.ndarray]
     state: dict[str, Any]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The arrays as tensors of the same memory."""
+        import torch
+
+        return {name: torch.from_numpy(values) for name, values in self.arrays.items()}
 
     def module(self, name: str) -> dict[str, Tensor]:
         """The state dict that was saved under `name`."""
@@ -41,7 +52,11 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor | np.ndarray],
+    state: Mapping[str, Any],
+    keep: int,
 ) -> Path:
     """Write checkpoint `step` into `folder` and drop all but the newest `keep`.
 
@@ -52,7 +67,7 @@ def save(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_file(
-        {k: v.detach().contiguous().cpu() for k, v in tensors.items()},
+        {name: _array(values) for name, values in tensors.items()},
         aside / "tensors.safetensors",
     )
     described = {
@@ -125,21 +140,27 @@ def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, checkpoint: C
     optimiser.load_state_dict(described)
 
 
-def array_tensors(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """NumPy arrays as tensors, packed words as int64 of the same bits."""
+def array_tensors(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays with `name` in front of every key, packed words as int64 of the same bits."""
     tensors = {}
     for key, values in arrays.items():
         plain = values.view(np.int64) if values.dtype == np.uint64 else values
-        tensors[f"{name}.{key}"] = torch.from_numpy(np.ascontiguousarray(plain))
+        tensors[f"{name}.{key}"] = np.ascontiguousarray(plain)
     return tensors
 
 
 def restore_arrays(name: str, arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint) -> None:
     """Copy what `array_tensors` took back into `arrays`, in place."""
-    saved = checkpoint.module(name)
     for key, values in arrays.items():
         plain = values.view(np.int64) if values.dtype == np.uint64 else values
-        plain[...] = saved[key].numpy()
+        plain[...] = checkpoint.arrays[f"{name}.{key}"]
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    array: np.ndarray = values.detach().contiguous().cpu().numpy()
+    return array
 
 
 def _folders(folder: Path) -> list[Path]:
