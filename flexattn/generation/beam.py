@@ -17,12 +17,17 @@ from flexattn.env.freehand import Freehand
 from flexattn.env.vocabulary import END
 from flexattn.env.world import World
 from flexattn.generation.request import Request
-from flexattn.generation.sampling import Voice
+from flexattn.generation.sampling import Voice, likeliest
 from flexattn.generation.trace import Answer, Trace
 
 
 def search(
-    world: World, voice: Voice, requests: Sequence[Request], beams: int
+    world: World,
+    voice: Voice,
+    requests: Sequence[Request],
+    beams: int,
+    *,
+    alternatives: int = 0,
 ) -> list[list[Answer]]:
     """The `beams` likeliest answers that the search finds to each request, likeliest first.
 
@@ -31,6 +36,7 @@ def search(
       voice: who writes; its Lh and Lp are taken as it decides them.
       requests: what is asked, N.
       beams: B, answers that go on.
+      alternatives: likeliest characters that each step keeps for a reader.
 
     Returns: [N][<= B] answers with their log probability, nats, as score.
     """
@@ -47,7 +53,8 @@ def search(
         active = ~paper.done
         rows = np.flatnonzero(active)
         decision = speaker(paper.observe(), paper.legal, active)
-        trace.note(rows, decision, paper.n_legal)
+        options = likeliest(seen.pi, seen.pi > 0, alternatives, world.vocabulary)
+        trace.note(rows, decision, paper.n_legal, options if alternatives else None)
         parent, char, score = _best(score, seen.pi, rows, ~active)
         probability = np.zeros((count, world.size))
         probability[rows] = seen.pi

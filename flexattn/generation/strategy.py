@@ -81,7 +81,7 @@ def answer(
       alternatives: likeliest characters that each step keeps for a reader.
     """
     if strategy.name == "beam":
-        return search(world, voice, requests, strategy.beams)
+        return search(world, voice, requests, strategy.beams, alternatives=alternatives)
     several = strategy.name in SEVERAL
     drawn = write(
         world, voice, requests, strategy.decoding, seed,

@@ -139,10 +139,11 @@ def test_majority_gives_what_most_say() -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", [Strategy(), Strategy("beam", beams=1)])
 def test_alternatives_are_kept_for_a_reader_and_begin_with_the_greedy_choice(
-    medical: World, voice: Voice
+    medical: World, voice: Voice, strategy: Strategy
 ) -> None:
-    ((written,), *_) = answer(medical, voice, ASKED, Strategy(), 0, alternatives=3)
+    ((written,), *_) = answer(medical, voice, ASKED, strategy, 0, alternatives=3)
     assert written.options is not None
     assert all(len(left) <= 3 for left in written.options)
     assert [left[0][0] for left in written.options[: len(written.text)]] == list(written.text)
