@@ -94,7 +94,9 @@ class Ledger(AbstractContextManager["Ledger"]):
             }
             if answer.score is not None:
                 header |= {"rank": answer.rank, "score": rounded(answer.score)}
-            options = answer.options if answer.kept is not None else None
+            among = None
+            if answer.kept is not None and answer.options is not None:
+                among = [[char for char, _ in step] for step in answer.options]
             self.log.episode(
                 header,
                 generated_columns(
@@ -106,7 +108,7 @@ class Ledger(AbstractContextManager["Ledger"]):
                     answer.probability,
                     answer.kept,
                     env,
-                    among=options and [[char for char, _ in step] for step in options],
+                    among=among,
                 ),
             )
 
