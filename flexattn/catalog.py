@@ -1,4 +1,4 @@
-"""Build, check, measure, compare and hand over catalogs; needs no torch.
+"""Make corpora; build, check, measure, compare and hand over catalogs; needs no torch.
 
 python -m flexattn.catalog validate catalogs/medical.json
 """
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from flexattn import jsontext
 from flexattn.config import resolve_path
-from flexattn.corpus import Corpus, Record, load_corpus
+from flexattn.corpus import Corpus, Record, load_corpus, parse_corpus
 from flexattn.errors import CatalogError, command
 from flexattn.lexicon.banned import find_banned, fold
 from flexattn.lexicon.build import Report, build_catalog, propose_terms
@@ -27,11 +27,15 @@ from flexattn.lexicon.inbox import deliver, inbox_of
 from flexattn.lexicon.signature import read_key
 from flexattn.lexicon.sources import read_background, read_banned, read_term_list
 from flexattn.lexicon.weights import term_weights
+from flexattn.raw import COLUMNS, gather
 
 BAR_CHARS = 40
 SHOWN = 10
 
 EXAMPLES = {
+    "corpus": """example:
+  python -m flexattn.catalog corpus answers.tsv --ask '什么是{}？' --ask '{}是什么意思？' \\
+      --out corpus.jsonl --terms terms.txt""",
     "build": """example:
   python -m flexattn.catalog build catalogs/medical.terms.tsv --corpus corpora/medical.jsonl \\
       --background dict.txt --banned banned.txt --previous catalogs/medical.json \\
@@ -70,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES["validate"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(required=True, metavar="build | validate | stats | diff | swap")
+    verbs = parser.add_subparsers(
+        required=True, metavar="corpus | build | validate | stats | diff | swap"
+    )
 
     def add(name: str, run_verb: object, text: str) -> argparse.ArgumentParser:
         verb = verbs.add_parser(
@@ -82,6 +88,25 @@ def _parser() -> argparse.ArgumentParser:
         )
         verb.set_defaults(run_verb=run_verb)
         return verb
+
+    corpus = add("corpus", _corpus, "make a corpus from raw tables: TSV, CSV or JSONL")
+    corpus.add_argument("tables", nargs="+", metavar="TABLE", help="columns term and answer")
+    corpus.add_argument("--out", required=True, metavar="FILE", help="corpus to write")
+    corpus.add_argument(
+        "--column", action="append", default=[], metavar="NAME=HEADER",
+        help=f"how the table calls one of {', '.join(COLUMNS)}; may be given again",
+    )  # fmt: skip
+    corpus.add_argument(
+        "--ask", action="append", default=[], metavar="TEXT",
+        help="a question with {} for the term; may be given again; of several the last one is "
+        "what training never sees",
+    )  # fmt: skip
+    corpus.add_argument("--terms", metavar="FILE", help="write the terms, one a line, for build")
+    corpus.add_argument("--prefix", default="r", help="of ids that rows don't have; default r")
+    corpus.add_argument(
+        "--max-chars", type=int, default=0, metavar="N", help="leave longer answers out; 0: none"
+    )
+    corpus.add_argument("--report", action="store_true", help="every dropped row, not 10")
 
     build = add("build", _build, "make a catalog from term lists and teacher answers")
     build.add_argument("lists", nargs="+", metavar="LIST", help="term list: TSV, TXT or JSON")
@@ -124,6 +149,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     swap.add_argument("--key", metavar="FILE", help="Ed25519 public key; NEW.sig must fit it")
     return parser
+
+
+# ---- corpus ----------------------------------------------------------------------------
+
+
+def _corpus(args: argparse.Namespace) -> int:
+    columns = {}
+    for pair in args.column:
+        name, equals, header = pair.partition("=")
+        if not equals or name not in COLUMNS or not header:
+            raise CatalogError(
+                f"--column {pair}: expected NAME=HEADER with a name of {', '.join(COLUMNS)}"
+            )
+        columns[name] = header
+    paths = [resolve_path(path) for path in args.tables]
+    made = gather(paths, columns, args.ask, prefix=args.prefix, most_chars=args.max_chars)
+    if made.dropped:
+        print(f"{len(made.dropped):,} rows left out:")
+        _print_items(made.dropped, args.report)
+    data = made.lines()
+    corpus = parse_corpus(data, args.out)
+    if args.terms:
+        terms = dict.fromkeys(record.term for record in corpus.records)
+        jsontext.write_whole(args.terms, "".join(f"{term}\n" for term in terms).encode("utf-8"))
+        print(f"{args.terms}: {len(terms):,} terms")
+    jsontext.write_whole(args.out, data)
+    lengths = sorted(len(record.answer) for record in corpus.records)
+    named = sum(record.term in record.answer for record in corpus.records)
+    print(
+        f"{args.out}: {made.rows:,} rows, {len(corpus.train):,} train and {len(corpus.heldout):,} "
+        f"held-out records, answers of {lengths[0]} to {lengths[-1]} characters (median "
+        f"{lengths[len(lengths) // 2]}), {named:,} of them hold their own term"
+    )
+    return 0
 
 
 # ---- build -----------------------------------------------------------------------------
@@ -294,7 +353,7 @@ def _stats(args: argparse.Namespace) -> int:
         f"sha256 {catalog.sha256}",
         highlight=False,
     )
-    weights = term_weights(catalog.entries, catalog.documents)
+    weights = term_weights(catalog.columns, catalog.documents)
     lengths = Counter(len(entry.term) for entry in catalog.entries)
     _histogram(console, "length", [(f"{n} characters", lengths[n]) for n in sorted(lengths)])
     kinds = Counter(entry.kind or "(none)" for entry in catalog.entries)
@@ -380,8 +439,8 @@ def _found(text: str, terms: Mapping[str, object], lengths: Sequence[int]) -> It
 def _diff(args: argparse.Namespace) -> int:
     old, new = load_catalog(resolve_path(args.old)), load_catalog(resolve_path(args.new))
     before, after = old.by_term, new.by_term
-    weight_before = dict(zip(before, term_weights(old.entries, old.documents)))
-    weight_after = dict(zip(after, term_weights(new.entries, new.documents)))
+    weight_before = dict(zip(before, term_weights(old.columns, old.documents)))
+    weight_after = dict(zip(after, term_weights(new.columns, new.documents)))
     both = [term for term in after if term in before]
     moved = [
         f"{entry.id}: '{old.by_id[entry.id].term}' -> '{entry.term}'"

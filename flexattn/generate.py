@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from flexattn.generation.ledger import Ledger, next_folder
 from flexattn.generation.request import Request, in_batches, read_requests
 from flexattn.generation.strategy import NAMES, Strategy, answer
 from flexattn.generation.trace import Answer
+from flexattn.stages.served import keep, look
+from flexattn.stages.serving import ANSWERS, STAGES, Serving
+from flexattn.stages.share import goes_newer
 from flexattn.stages.voice import newest_checkpoint, voice_of
 
 EPILOG = """example:
@@ -38,7 +42,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, standard = made.add_argument, Strategy()
-    add("--run", required=True, metavar="RUN", help="run folder of a training")
+    add("--run", metavar="RUN", help="run folder of a training")
+    add(
+        "--stages", metavar="FOLDER",
+        help="serving folder, in place of --run: a stable share of the requests goes to the newer "
+        "stage, and back where a guard KPI is breached",
+    )  # fmt: skip
     add("--question", action="append", default=[], metavar="TEXT", help="may be given again")
     add(
         "--questions",
@@ -93,18 +102,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.explain and given.json:
         raise FlexAttnError("--explain and --json exclude each other; leave one away")
     requests = asked(given.question, given.questions)
+    if (given.run is None) == (given.stages is None):
+        raise FlexAttnError("--run or --stages: expected one of them, such as --run logs/medical")
+    if given.stages:
+        return serve(given, requests, strategy)
     run = RunFolder.open(given.run)
+    path = Path(given.out) if given.out else next_folder(run.path / "generations")
+    speak(run, requests, path, given, strategy)
+    return 0
+
+
+def serve(given: argparse.Namespace, requests: Iterator[Request], strategy: Strategy) -> int:
+    """Let each request's stage answer it, score what has a reference, look at the guards."""
+    if given.out:
+        raise FlexAttnError("--out: a serving folder keeps its own logs; leave it away")
+    serving = Serving.open(given.stages)
+    state = serving.state()
+    # a question of the command line has no id, so its own text says where it goes
+    named = [
+        replace(request, id=request.question) if place < len(given.question) else request
+        for place, request in enumerate(requests)
+    ]
+    for name in STAGES:
+        chosen = [r for r in named if goes_newer(r.id, state.share) == (name == "newer")]
+        if not chosen:
+            continue
+        run = serving.newer if name == "newer" else serving.older
+        stage = serving.stage(name)
+        path = next_folder(serving.folder.path / ANSWERS / stage)
+        domain, answers = speak(run, iter(chosen), path, given, strategy)
+        scored = keep(serving, stage, domain, answers)
+        print(f"stage {stage}: {len(answers)} answers, {scored} scored", file=sys.stderr)
+    judged, after = look(serving)
+    for kpi in judged.kpis:
+        print(f"guard {kpi.name}: {kpi.verdict} {kpi.note}".rstrip(), file=sys.stderr)
+    if after.changes != state.changes:
+        print(
+            f"{given.stages}: stage {serving.stage('older')} answers everything again, since a "
+            f"guard KPI was breached",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def speak(
+    run: RunFolder, requests: Iterator[Request], path: Path, given: argparse.Namespace,
+    strategy: Strategy,
+) -> tuple[Domain, list[Answer]]:  # fmt: skip
+    """Let a run's student answer, print and log each answer.
+
+    Returns: the domain it answered under, and the answers that were given.
+    """
     domain = Domain.of_run(run)
     saved = newest_checkpoint(run)
     domain = domain.under(run, saved.state.get("catalog"))
     voice = voice_of(domain, saved)
-    path = Path(given.out) if given.out else next_folder(run.path / "generations")
     trained = {
         "manifest": run.manifest_sha256,
         "step": saved.step,
         "tensors": saved.state["sha256"],
     }
     done = 0
+    chosen: list[Answer] = []
     with Ledger(path, domain, trained, strategy, given.seed) as ledger:
         for batch in in_batches(requests, BATCH):
             answers = answer(
@@ -118,12 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             for several in answers:
                 ledger.write(several)
                 show(domain, several, path, given)
+                chosen += several[:1] if given.stages else []
             done += len(batch)
             if given.questions and not given.json:
                 print(f"{done} questions answered", file=sys.stderr)
     if not given.json:
         print(f"\nlog: {path}; verify it: python -m flexattn.replay {path}", file=sys.stderr)
-    return 0
+    return domain, chosen
 
 
 def asked(questions: Sequence[str], file: str | None) -> Iterator[Request]:

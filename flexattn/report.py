@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import orjson
 
-from flexattn.audit.folder import write_file
+from flexattn.audit.folder import MANIFEST, write_file
 from flexattn.corpus import parse_corpus
+from flexattn.domain import Domain
 from flexattn.errors import FlexAttnError, command
-from flexattn.evaluation import acceptance, arms, page
-from flexattn.evaluation.arms import Run
+from flexattn.evaluation import acceptance, arms, beside, page, pairs
+from flexattn.evaluation.acceptance import Verdict
+from flexattn.evaluation.arms import Arm, Run
 from flexattn.evaluation.compare import DRAWS
 from flexattn.evaluation.metrics import Terms
 from flexattn.evaluation.optimum import Rules, fixed_pairs, optimum_of
@@ -23,9 +26,13 @@ from flexattn.evaluation.rows import REGIMES, summary
 from flexattn.evaluation.throughput import Rounds, read_bench
 from flexattn.lexicon.entries import Catalog, parse_catalog
 from flexattn.lexicon.weights import term_weights
+from flexattn.stages import guard
+from flexattn.stages.serving import Serving
 
 EPILOG = """example:
   python -m flexattn.report --baseline logs/base-* --candidate logs/flex-* --out reports/flex
+  python -m flexattn.report --baseline logs/stage_a* --candidate logs/stage_b* --promote serving
+  python -m flexattn.report --rollback serving
 
 exit code: 0 accepted, 1 rejected (a KPI is FAIL or ERROR), 3 inconclusive, 2 bad input
 """
@@ -39,17 +46,27 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--baseline", nargs="+", required=True, metavar="RUN", help="run folders")
-    made.add_argument("--candidate", nargs="+", required=True, metavar="RUN", help="run folders")
+    made.add_argument("--baseline", nargs="+", default=[], metavar="RUN", help="run folders")
+    made.add_argument("--candidate", nargs="+", default=[], metavar="RUN", help="run folders")
     made.add_argument(
         "--arm", nargs="+", action="append", default=[], metavar="RUN",
-        help="run folders of a further arm, shown but not judged; may be given again",
+        help="run folders of a further arm, shown beside the others; may be given again. Those "
+        "without reinforcement learning are what the goals are judged by",
     )  # fmt: skip
     made.add_argument(
         "--bench", nargs="+", default=[], metavar="FILE",
         help="what bench train|log --json wrote: throughput and the log's cost",
     )  # fmt: skip
     made.add_argument("--out", metavar="DIR", help="folder for report.json and index.html")
+    made.add_argument(
+        "--promote", metavar="FOLDER",
+        help="serving folder, made where there is none: the candidate's stage gets a share of the "
+        "requests, then all of them, if its guard KPIs pass; goes back if they fail",
+    )  # fmt: skip
+    made.add_argument(
+        "--rollback", metavar="FOLDER", help="the older stage answers everything again, at once"
+    )
+    made.add_argument("--actor", default="report", help="who decides, for the serving folder's log")
     made.add_argument("--seed", type=int, default=7, help="of the bootstrap; default 7")
     made.add_argument("--draws", type=int, default=DRAWS, help=f"default {DRAWS}")
     return made
@@ -66,12 +83,67 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FlexAttnError(
             f"--draws {given.draws} --seed {given.seed}: expected 100 or more and 0 or more"
         )
+    if given.rollback:
+        return _roll_back(given)
+    if not given.baseline or not given.candidate:
+        raise FlexAttnError("--baseline and --candidate: expected run folders, such as logs/base-*")
+    if given.promote:
+        return _promote(given)
     rounds = read_bench(given.bench)
     report = compare(given.candidate, given.baseline, given.arm, rounds, given.seed, given.draws)
     show(report)
     if given.out:
         _write(report, Path(given.out))
     return report.acceptance.exit_code
+
+
+def _roll_back(given: argparse.Namespace) -> int:
+    if given.baseline or given.candidate or given.promote:
+        raise FlexAttnError("--rollback: compares nothing; leave the other folders away")
+    serving = Serving.open(given.rollback)
+    serving.change("rollback", "", given.actor)
+    print(f"{given.rollback}: stage {serving.stage('older')} answers everything again")
+    return 0
+
+
+def _promote(given: argparse.Namespace) -> int:
+    """Judge the guard KPIs and log what follows from them.
+
+    Returns: exit code, 0 promoted, 1 gone back, 3 held.
+    """
+    older = arms.read_arm(f"older ({_common(given.baseline)})", given.baseline)
+    newer = arms.read_arm(f"newer ({_common(given.candidate)})", given.candidate)
+    arms.check_comparable(newer, older)
+    asked = newer.runs[0].config.stages
+    rng = np.random.default_rng(given.seed)
+    judged = guard.judge_runs(newer, older, asked.guards, asked.margin, rng, given.draws)
+    if (Path(given.promote) / MANIFEST).exists():
+        serving = Serving.open(given.promote)
+    else:
+        folders = older.runs[0].folder, newer.runs[0].folder
+        serving = Serving.create(given.promote, *folders, given.actor)
+    for arm, run in ((older, serving.older), (newer, serving.newer)):
+        if run.manifest_sha256 not in {own.folder.manifest_sha256 for own in arm.runs}:
+            raise FlexAttnError(
+                f"{given.promote}: serves {run.path}, which is not among the runs of {arm.name}; "
+                f"compare its runs, or make another serving folder"
+            )
+    print(f"{newer.name} against {older.name}\n")
+    _show_verdicts("guard", "older", judged.kpis)
+    more = {
+        "bootstrap": {"seed": given.seed, "draws": given.draws, "level": 0.95},
+        "runs": {
+            arm.name: [[run.folder.manifest_sha256, run.folder.evaluations_sha256()]
+                       for run in arm.runs]
+            for arm in (older, newer)
+        },
+    }  # fmt: skip
+    state = serving.decide(judged, more, given.actor)
+    print(
+        f"{given.promote}: {state.last}; stage {serving.stage('newer')} gets "
+        f"{state.share:.0%} of the requests\nverdict: {judged.verdict}"
+    )
+    return judged.exit_code
 
 
 def compare(
@@ -88,12 +160,19 @@ def compare(
     more = tuple(arms.read_arm(_common(paths), paths) for paths in others)
     arms.check_comparable(ours, theirs)
     rng = np.random.default_rng(seed)
+    judged = acceptance.judge(ours, theirs, rng, draws, rounds)
+    optimum = {arm.name: _optimum(arm.runs[0]) for arm in (ours, theirs, *more)}
+    best, plain = optimum[ours.name], [arm for arm in more if not arm.reinforced]
+    possible = (best.net_lexical, best.lp_selectivity, best.fixed)
+    goals = beside.goals(ours, plain, _pairs(ours, plain), possible, rng, draws) if plain else []
     return Report(
-        acceptance=acceptance.judge(ours, theirs, rng, draws, rounds),
+        acceptance=judged,
         candidate=ours,
         baseline=theirs,
         others=more,
-        optimum={arm.name: _optimum(arm.runs[0]) for arm in (ours, theirs, *more)},
+        optimum=optimum,
+        goals=tuple(goals),
+        differences=tuple(beside.differences(ours, (theirs, *more), rng, draws)),
         terms=Terms.of(entry.term for entry in _catalog(ours.runs[0]).entries),
         seed=seed,
         draws=draws,
@@ -103,20 +182,10 @@ def compare(
 def show(report: Report) -> None:
     """The verdicts, what keeps a KPI from passing, and each policy beside its optimum."""
     print(f"{report.candidate.name} against {report.baseline.name}\n")
-    heads = ("baseline", "candidate", "estimate", "lower", "upper")
-    print(f"{'KPI':18} {'regime':16} {'verdict':12}" + "".join(f" {head:>9}" for head in heads))
-    for kpi in report.acceptance.kpis:
-        figures = (kpi.baseline, kpi.candidate, kpi.estimate, kpi.lower, kpi.upper)
-        shown = "".join(f" {'-' if value is None else f'{value:.3g}':>9}" for value in figures)
-        print(f"{kpi.name:18} {kpi.regime or '-':16} {kpi.verdict:12}{shown}")
-    print()
-    for kpi in report.acceptance.kpis:
-        if kpi.verdict != "PASS":
-            needed = f"about {kpi.needed} seeds would decide it" if kpi.needed else ""
-            where = f"{kpi.name} {kpi.regime}".rstrip()
-            said = "; ".join(filter(None, (kpi.rule, kpi.note, needed)))
-            print(f"{kpi.verdict} {where}: {said}")
-    print()
+    _show_verdicts("KPI", "baseline", report.acceptance.kpis)
+    if report.goals:
+        print("beside the arms without reinforcement learning (goals, no part of the verdict)\n")
+        _show_verdicts("goal", "other", report.goals)
     for arm in report.arms:
         found, best = summary(arm.final_rows("greedy")), report.optimum[arm.name]
         print(
@@ -128,11 +197,30 @@ def show(report: Report) -> None:
     print(f"verdict: {report.acceptance.verdict}")
 
 
+def _show_verdicts(title: str, other: str, kpis: Sequence[Verdict]) -> None:
+    heads = (other, "candidate", "estimate", "lower", "upper")
+    print(f"{title:18} {'regime':16} {'verdict':12}" + "".join(f" {head:>9}" for head in heads))
+    for kpi in kpis:
+        figures = (kpi.baseline, kpi.candidate, kpi.estimate, kpi.lower, kpi.upper)
+        shown = "".join(f" {'-' if value is None else f'{value:.3g}':>9}" for value in figures)
+        print(f"{kpi.name:18} {kpi.regime or '-':16} {kpi.verdict:12}{shown}")
+    print()
+    for kpi in kpis:
+        if kpi.verdict != "PASS":
+            needed = f"about {kpi.needed} seeds would decide it" if kpi.needed else ""
+            where = f"{kpi.name} {kpi.regime}".rstrip()
+            said = "; ".join(filter(None, (kpi.rule, kpi.note, needed)))
+            print(f"{kpi.verdict} {where}: {said}")
+    print()
+
+
 def as_dict(report: Report) -> dict[str, object]:
     """The report's JSON: verdicts, arms and what they were made of."""
     return {
         **report.acceptance.as_dict(),
         "bootstrap": {"seed": report.seed, "draws": report.draws, "level": 0.95},
+        "goals": [asdict(goal) for goal in report.goals],
+        "differences": [asdict(difference) for difference in report.differences],
         "arms": [
             {
                 "name": arm.name,
@@ -170,7 +258,7 @@ def _write(report: Report, folder: Path) -> None:
 def _optimum(run: Run) -> Optimum:
     """The exact optimum over the train answers, under the run's own configuration."""
     catalog = _catalog(run)
-    weights = term_weights(catalog.entries, catalog.documents, run.config.lexicon.two_char)
+    weights = term_weights(catalog.columns, catalog.documents, run.config.lexicon.two_char)
     corpus = parse_corpus(run.folder.corpus_bytes(), f"{run.name}/corpus.jsonl")
     answers = [record.answer for record in corpus.train]
     known = dict(zip((entry.term for entry in catalog.entries), weights.tolist(), strict=True))
@@ -178,6 +266,29 @@ def _optimum(run: Run) -> Optimum:
     pairs = fixed_pairs(answers, rules)
     pair = max(pairs, key=lambda pair: pairs[pair], default=None)
     return Optimum(*optimum_of(answers, rules), pairs[pair] if pair else None, pair)
+
+
+def _pairs(candidate: Arm, others: Sequence[Arm]) -> dict[str, list[tuple[int, beside.Values]]]:
+    """What the greedy answers of arms with one Lh earn under each cap of the candidate."""
+    config = candidate.runs[0].config
+    world = Domain.of_run(candidate.runs[0].folder).world
+    found: dict[str, list[tuple[int, beside.Values]]] = {}
+    for arm in others:
+        own = arm.runs[0].config
+        one = len(own.env.history_chars) == 1 and own.lexicon == config.lexicon
+        if not one or own.env.history_chars[0] not in config.env.history_chars:
+            continue
+        found[arm.name] = []
+        for run in arm.runs:
+            rows = run.final("greedy")
+            earned = pairs.net_lexical(world, list(rows.values()))
+            values = {
+                pair: dict(zip(rows, made.tolist(), strict=True))
+                for pair, made in earned.items()
+                if pair[0] == own.env.history_chars[0]
+            }
+            found[arm.name].append((run.config.seed, values))
+    return found
 
 
 def _catalog(run: Run) -> Catalog:

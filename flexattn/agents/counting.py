@@ -4,8 +4,8 @@
     w_1 = 1,   w_{c+1} = w_c e(c);   what is left at the end is spread over A(s)
     e(c) = kinds(c) / (count(c) + kinds(c)),   or SURE where kinds(c) = 1
 
-A context is a topic of the question with the last k <= Lh characters written, or with the number
-of the step. Topics, most telling first: the whole question, its last term, its first term, the
+A context is a topic of the question with the number of the step and the last character written,
+with the last k <= Lh characters, or with the number of the step. Topics, most telling first: the whole question, its last term, its first term, the
 last two characters of a term, the last one (a term's end says what kind of thing it is), nothing.
 Counted over train answers alone; an unseen context passes its whole weight on.
 Sources: e(c) is Witten and Bell 1991, IEEE Transactions on Information Theory 37; contexts that one
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 
 TOPICS = 6  # of a question, most telling first; 0 where there is none
 NOTHING = np.uint64(1)  # the topic that every answer has
-PLACE = 255  # marks a context that holds the step instead of characters
+PLACE = 255  # marks a context that holds the step
 OPENNESS = 6  # values of `CountingModel.openness`
 SURE = 0.1  # share that a context with one follower passes on
 LEAST = 1e-9  # weight that is no longer passed on
@@ -151,24 +151,35 @@ def _emit(answer: Any, topic: Any, orders: Any, nothing: Any, keys: Any, chars: 
             keys[n], chars[n] = _mix(h, 1000 + k), char
             n += 1
         if not nothing:
-            keys[n], chars[n] = _mix(_mix(topic, PLACE), 10 + t), char
-            n += 1
+            place = _mix(_mix(topic, PLACE), 10 + t)
+            last = answer[t - 1] if t > 0 else np.int32(PAD)
+            keys[n], chars[n] = place, char
+            keys[n + 1], chars[n + 1] = _mix(place, last), char
+            n += 2
     return n
 
 
 @compiled()
 def _order(turn: Any, window: Any) -> Any:
-    """Characters of the turn-th context under a topic: Lh .. 2, the place (-1), 1, 0."""
-    if turn < window - 1:
-        return np.int64(window - turn)
-    return np.int64(-1) if turn == window - 1 else np.int64(window + 1 - turn)
+    """Characters of the turn-th context under a topic, Lh .. 2, then 1, 0.
+
+    The first one is the step with the last character (-2); the step alone (-1) stands before 1.
+    """
+    if turn == 0:
+        return np.int64(-2)
+    if turn < window:
+        return np.int64(window + 1 - turn)
+    return np.int64(-1) if turn == window else np.int64(window + 2 - turn)
 
 
 @compiled()
 def _context(history: Any, topic: Any, step: Any, order: Any, C: Any) -> Any:
     """Number of a context, -1 where train answers don't have it."""
     if order < 0:
-        return _find(C.keys, C.context, _mix(_mix(topic, PLACE), 10 + step))
+        place = _mix(_mix(topic, PLACE), 10 + step)
+        if order == -2:
+            place = _mix(place, history[history.shape[0] - 1])
+        return _find(C.keys, C.context, place)
     h = _mix(topic, 0)
     for j in range(order):
         h = _mix(h, history[history.shape[0] - 1 - j])
@@ -197,7 +208,7 @@ def _weigh(
     for m in range(topics.shape[0]):
         if topics[m] == 0:
             continue
-        for turn in range(window + 2):
+        for turn in range(window + 3):
             order = _order(turn, window)
             if order < 0 and topics[m] == NOTHING:
                 continue
@@ -517,7 +528,7 @@ def _pairs(world: World, orders: int) -> tuple[npt.NDArray[np.uint64], Ids]:
         name = world.encode_question(world.records[record].term)[None]
         topics = np.unique(topics_of(np.concatenate([asked, name])))
         topics = topics[topics != 0]
-        room = len(topics) * (len(answer) + 1) * (orders + 2)
+        room = len(topics) * (len(answer) + 1) * (orders + 3)
         key, char, n = np.zeros(room, np.uint64), np.zeros(room, np.int32), 0
         for topic in topics:
             n = _emit(answer, topic, orders, topic == NOTHING, key, char, n)

@@ -23,6 +23,7 @@ from flexattn.audit.schema import SCHEMA, is_hex
 from flexattn.errors import AuditError
 
 RUN_SCHEMA = "flexattn.run/1"
+KINDS = ("train", "generate", "stages")  # a log of stages has no end: it goes on
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 CORPUS = "corpus.jsonl"
@@ -56,7 +57,7 @@ def plain_name(name: str) -> bool:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder whose manifest has been read; `kind` is train or generate."""
+    """A run folder whose manifest has been read; `kind` is one of KINDS."""
 
     path: Path
     kind: str
@@ -88,7 +89,7 @@ class RunFolder:
           corpus_path: where the corpus lies, absolute; needed past 64 MB.
           manifest: further entries such as seed, versions and code; no clock time, no folder, or
             two equal runs would differ.
-          kind: train or generate.
+          kind: one of KINDS.
 
         Raises: AuditError where the folder holds a run already or can't be written.
         """
@@ -168,7 +169,7 @@ class RunFolder:
             )
         kind, config, corpus = facts
         hashes = (config, corpus, *catalogs)
-        if not all(is_hex(sha, 64) for sha in hashes) or kind not in ("train", "generate"):
+        if not all(is_hex(sha, 64) for sha in hashes) or kind not in KINDS:
             raise AuditError(f"{file}: a hash or the kind is garbled, expected {RUN_SCHEMA}")
         if not all(isinstance(name, str) and plain_name(name) for name in catalogs.values()):
             raise AuditError(f"{file}: a catalog's file is no plain file name")

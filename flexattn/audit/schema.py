@@ -156,7 +156,7 @@ NOTES = ("punctuation", "period", "illegal", "end")
 EVENTS: dict[str, tuple[Field, ...]] = {
     "run": (
         _f("schema", "str", "name", f"form of the log, {SCHEMA}"),
-        _f("kind", "str", "word", "train or generate"),
+        _f("kind", "str", "word", "train, generate or stages"),
         _f(
             "config",
             "hash",
@@ -225,6 +225,7 @@ EVENTS: dict[str, tuple[Field, ...]] = {
             optional=True,
         ),
         _f("actor", "text", "name", "who or what decided", optional=True),
+        _f("share", "float", "share", "requests that the newer stage gets, 0..1", optional=True),
     ),
     "resume": (
         _f(
