@@ -25,11 +25,14 @@ from flexattn.config import resolve_path
 from flexattn.corpus import load_corpus
 from flexattn.lexicon.entries import load_catalog
 from flexattn.lexicon.index import TailIndex, TermIndex
+from flexattn.lexicon.learned import LearnedFilter, LearnedIndex
 
 LENGTHS = (2, 3, 4, 5, 6, 8)
 SIZES = {"17k": 17_386, "100k": 100_000, "1m": 1_000_000}
 
 PIECE = 100_000  # characters searched at once
+FILTER_TERMS = 100_000  # from more on no filter is fitted here
+FILTER_BYTES = 1.0  # of a filter before the exact index, for each term
 
 Search = Callable[[str], npt.NDArray[np.int32]]
 
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Iterator[Row]:
     """Measure search, build time and memory at each size."""
     real = _real_terms(args.terms)
-    text = _text(args.text, args.characters)
+    text = text_of(args.text, args.characters)
     TailIndex.build(real[:50])
     TermIndex.build(real[:50]).longest_hits(text[:5000], LENGTHS)  # compile before the clock runs
     for name in args.sizes:
@@ -81,6 +84,8 @@ def _measure(name: str, terms: list[str], text: str, windows: int) -> Iterator[R
     for subject, (seconds, _) in subjects.items():
         yield Row("lexicon", f"build/{name}", subject, seconds, "s")
     del subjects
+    if len(terms) <= FILTER_TERMS:
+        yield from _filtered(name, terms, text, expected, windows)
     start = time.perf_counter()
     index = TermIndex.build(terms)
     again = time.perf_counter() - start
@@ -95,6 +100,42 @@ def _measure(name: str, terms: list[str], text: str, windows: int) -> Iterator[R
     start = time.perf_counter()
     TailIndex.build(terms)
     yield Row("lexicon", f"tails-build/{name}", "flexattn", time.perf_counter() - start, "s")
+
+
+def _filtered(
+    name: str, terms: list[str], text: str, expected: list[npt.NDArray[np.int32]], windows: int
+) -> Iterator[Row]:
+    """The exact index behind a learned filter, and behind a plain Bloom filter of its bytes.
+
+    The filter is fitted to the first half of the text; both search the second.
+    """
+    exact = TermIndex.build(terms)
+    half = len(text) // PIECE // 2
+    start = time.perf_counter()
+    learned = LearnedFilter.fit(terms, [text[: half * PIECE]], round(FILTER_BYTES * len(terms)))
+    fitted = time.perf_counter() - start
+    fronts = {
+        "flexattn": LearnedIndex(exact, learned),
+        "bloom": LearnedIndex(exact, LearnedFilter.plain(terms, learned.nbytes)),
+    }
+    pieces = range(half, len(expected))
+    seconds = {subject: np.full(len(expected), np.inf) for subject in fronts}
+    for _ in range(windows):
+        for subject, front in fronts.items():
+            for n in pieces:
+                piece = text[n * PIECE : (n + 1) * PIECE]
+                start = time.perf_counter()
+                hits = front.longest_hits(piece, LENGTHS)
+                seconds[subject][n] = min(seconds[subject][n], time.perf_counter() - start)
+                if not np.array_equal(hits, expected[n]):
+                    raise AssertionError(f"lexicon/{name}: behind {subject} there are other hits")
+    searched = len(text) - half * PIECE
+    for subject, taken in seconds.items():
+        rate = searched / float(taken[half:].sum()) / 1e6
+        yield Row("lexicon", f"filtered-hits/{name}", subject, rate, "Mchar/s")
+    yield Row("lexicon", f"filter-fit/{name}", "flexattn", fitted, "s")
+    for subject, front in fronts.items():
+        yield Row("lexicon", f"filter-size/{name}", subject, front.filter.nbytes / 1e6, "MB")
 
 
 def _subjects() -> dict[str, Callable[[list[str]], Search]]:
@@ -165,7 +206,7 @@ def _grown(real: list[str], size: int) -> list[str]:
     return list(terms)
 
 
-def _text(file: str | None, characters: int) -> str:
+def text_of(file: str | None, characters: int) -> str:
     """The file's text, or answers and questions of the medical corpus in random order."""
     if file:
         lines = Path(file).read_text("utf-8").splitlines()

@@ -7,7 +7,7 @@ else; `kernel` holds the compiled arithmetic.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexattn.env.kernel import Out, State, start_all, step_all
-from flexattn.env.mask import sample_legal
+from flexattn.env.mask import fill_legal, sample_legal
 from flexattn.env.reward import TRIGRAM_WORDS
 from flexattn.env.spec import Observation, Privileged, StepArrays
 from flexattn.env.vocabulary import END, PAD
@@ -212,6 +212,44 @@ class Core:
                 *self._worlds[number].tables, self.state, self._out,
             )  # fmt: skip
         return self.steps
+
+    def ban(
+        self, banned: Sequence[str], which: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Forbid strings from here on in answers that are being written; they keep their version.
+
+        What stands written already stays; the next character may complete none of the strings.
+
+        Args:
+          banned: strings, beside those that their catalog bans.
+          which: environments; all where None.
+
+        Returns: those that are in an answer and did not know one of the strings, increasing.
+        """
+        asked = self._everybody if which is None else np.asarray(which, np.int64).ravel()
+        running = np.sort(asked[~self.state.done[asked]])
+        changed = []
+        for world in list(self._worlds):
+            group = running[[self.world_of(int(i)) is world for i in running]]
+            if not len(group) or set(banned) <= set(world.banned):
+                continue
+            stricter = world.with_bans(banned)
+            self._move(group, stricter)
+            for i in group.tolist():
+                self._stand_again(i, stricter)
+            changed += group.tolist()
+        return np.array(sorted(changed), np.int64)
+
+    def _stand_again(self, i: int, world: World) -> None:
+        """Bring automaton and A(s) of environment i to where its text stands in `world`."""
+        state, text = self.state, self.written(i)
+        place = 0
+        for char in text.tolist():
+            place = int(world.mask.goto[place, char])
+        last, before = (*text[::-1][:2].tolist(), PAD, PAD)[:2]
+        state.automaton[i] = place
+        count, _ = fill_legal(state.legal[i], last, before, len(text), place, world.mask)
+        state.n_legal[i] = count
 
     def legal_packed(self) -> npt.NDArray[np.uint64]:
         """A(s) of every environment, [N, W] uint64, bit c % 64 of word c // 64; a view."""

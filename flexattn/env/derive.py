@@ -263,13 +263,13 @@ class Deriver:
         over = np.full(lanes, -1)
         not_lowest: dict[int, int] = {}
         core.reset(np.arange(len(records)), records)
-        acting: dict[int, list[tuple[int, str]]] = {}
-        for lane, decisions in enumerate(decided):
+        acting: dict[int, dict[str, list[int]]] = {}
+        for n, decisions in enumerate(decided):
             for step, sha in decisions.bans:
-                acting.setdefault(step - 1, []).append((lane, sha))
+                acting.setdefault(step - 1, {}).setdefault(sha, []).append(n)
         for t in range(most):
-            for lane, sha in acting.get(t, ()):
-                core.ban(self._banned(sha), [lane])
+            for sha, stricter in acting.get(t, {}).items():
+                core.ban(self._banned(sha), stricter)
             active = taken[t] & (over < 0)
             for lane in np.flatnonzero(asked[t] & active):
                 if select(core.legal_packed()[lane], 0) != put["char"][t, lane]:

@@ -196,7 +196,6 @@ def generated_columns(
       ep: number of the answer in its run.
       among: characters that the strategy kept at each step; None where it cuts nothing.
     """
-    settings = world.settings
     histories, caps = choices
     found = hits_along(world, text, caps) + [-1] * ended
     hits = [world.term_list[term] if term >= 0 else "" for term in found]

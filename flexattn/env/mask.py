@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from flexattn.env.vocabulary import END, PAD, SENTENCE_ENDS, SPECIALS, UNK, Vocabulary
 from flexattn.lexicon.bits import Words, has, pack, popcount, select, set_pairs, words_for
+from flexattn.lexicon.columns import Terms
 from flexattn.lexicon.compiled import compiled
 
 FEWEST = 3  # characters that the guide must leave
@@ -77,15 +78,16 @@ def build_mask(
     a, v = vocabulary.alphabet, vocabulary.size
     follows = np.zeros((a, words_for(a)), np.uint64)
     skips = np.zeros((a, words_for(a)), np.uint64)
-    every = vocabulary.encode_all([*answers, *terms])
-    set_pairs(follows, every[1:-1], every[2:])
+    joined = vocabulary.encode_all(answers)
+    set_pairs(follows, joined[1:-1], joined[2:])
     # of the two PAD before each text only the second is its start
-    inside = (every[:-2] != PAD) | (every[1:-1] != PAD)
-    set_pairs(skips, every[:-2][inside], every[2:][inside])
+    inside = (joined[:-2] != PAD) | (joined[1:-1] != PAD)
+    set_pairs(skips, joined[:-2][inside], joined[2:][inside])
+    spelled = Terms.of(terms)
+    _set_pairs_of(spelled.points, spelled.size, vocabulary.by_point, follows, skips)
     marks = vocabulary.marks
     writable = np.arange(a) >= SPECIALS
     writable[v:] = False
-    joined = vocabulary.encode_all(answers)
     opens = np.zeros(a, np.bool_)
     opens[joined[1:][joined[:-1] == PAD]] = True
     twice = np.zeros(a, np.bool_)
@@ -105,6 +107,22 @@ def build_mask(
         guided=guided,
         shortest=0.5 * sum(lengths) / max(1, len(lengths)),
     )
+
+
+@compiled()
+def _set_pairs_of(points: Any, sizes: Any, by_point: Any, follows: Any, skips: Any) -> None:
+    """Set what follows what inside terms; a term's start is PAD. A million terms, no array made."""
+    first = np.int64(0)
+    for n in range(sizes.shape[0]):
+        before, last = np.int64(-1), np.int64(PAD)
+        for i in range(first, first + sizes[n]):
+            char = np.int64(by_point[points[i]])
+            bit = np.uint64(1) << np.uint64(char & 63)
+            follows[last, char >> 6] |= bit
+            if before >= 0:
+                skips[before, char >> 6] |= bit
+            before, last = last, char
+        first += sizes[n]
 
 
 def _without_specials(rows: Words) -> Words:

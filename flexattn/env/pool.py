@@ -36,25 +36,39 @@ class Derivers:
         """
         self.world = world
         self.catalog_of = catalog_of
-        self._make = GenerationDeriver if generation else Deriver
+        self._generation = generation
         self._derivers: dict[str, Deriver | GenerationDeriver] = {}
+        self._missing: dict[str, FlexAttnError] = {}
+        self._bans: dict[str, tuple[str, ...]] = {}
 
     def of(self, sha: str) -> Deriver | GenerationDeriver | None:
         """The deriver under a catalog version, None where the run does not have it."""
+        if sha in self._missing:
+            return None
         if sha not in self._derivers:
             world = self.world
             if sha != world.catalog_sha256:
                 try:
                     world = world.with_catalog(self.catalog_of(sha))
-                except FlexAttnError:
+                except FlexAttnError as error:
+                    self._missing[sha] = error
                     return None
-            self._derivers[sha] = self._make(world)
+            self._derivers[sha] = (
+                GenerationDeriver(world)
+                if self._generation
+                else Deriver(world, bans_of=self._bans_of)
+            )
         return self._derivers[sha]
+
+    def _bans_of(self, sha: str) -> tuple[str, ...]:
+        if sha not in self._bans:
+            self._bans[sha] = self.catalog_of(sha).banned
+        return self._bans[sha]
 
     def check(self, batch: Sequence[Logged]) -> list[Difference]:
         """The first difference of each episode that has one.
 
-        Episodes of an unknown catalog are passed over: the story says `catalog-unknown`.
+        Episodes whose catalog the run does not have, or not any more, can't be derived.
         """
         found: list[Difference] = []
         by_catalog: dict[str, list[int]] = {}
@@ -65,6 +79,11 @@ class Derivers:
             if deriver is not None:
                 differences = deriver.check([batch[n] for n in places])
                 found += [replace(d, episode=places[d.episode]) for d in differences]
+            else:
+                text = str(self._missing[sha])
+                found += [
+                    Difference(n, -1, "catalog-unknown", text, "catalog", sha) for n in places
+                ]
         return found
 
     def over(self, workers: int) -> Check:

@@ -7,7 +7,8 @@ leftmost-longest; a term counts once; END stands between two terms. `raw` keeps 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ class QuestionEncoder:
         self,
         vocabulary: Vocabulary,
         names: Mapping[str, str],
-        terms: Collection[str],
+        terms: Callable[[], Collection[str]],
         chars: int,
         raw: bool,
     ) -> None:
@@ -34,24 +35,37 @@ class QuestionEncoder:
         Args:
           vocabulary: characters and ids.
           names: term or alias -> the record's term.
-          terms: catalog terms that say what a question is about.
+          terms: makes the catalog terms that say what a question is about; asked when a question
+            first names no record.
           chars: ids of an encoded question; longer ones are cut.
           raw: whether to keep the whole question instead of its terms.
         """
         self._vocabulary = vocabulary
         self._names = names
-        self._terms = terms
+        self._make_terms = terms
         self._longest_name = max(map(len, names), default=0)
-        self._longest_term = max(map(len, terms), default=0)
         self._chars = chars
         self._raw = raw
 
     def find(self, text: str) -> list[str]:
         """The terms that the question is about, in its order, each once."""
-        found = [self._names[name] for _, name in find_terms(text, self._names, self._longest_name)]
+        found = self._named(text)
         if not found:
-            found = [term for _, term in find_terms(text, self._terms, self._longest_term)]
+            found = [term for _, term in find_terms(text, *self._terms)]
         return list(dict.fromkeys(found))
+
+    def needs_terms(self, text: str) -> bool:
+        """Whether a question names no record, so that what it encodes to depends on the catalog."""
+        return not self._raw and not self._named(text)
+
+    def _named(self, text: str) -> list[str]:
+        return [self._names[name] for _, name in find_terms(text, self._names, self._longest_name)]
+
+    @cached_property
+    def _terms(self) -> tuple[Collection[str], int]:
+        """The catalog's terms, and characters of the longest."""
+        terms = self._make_terms()
+        return terms, max(map(len, terms), default=0)
 
     def encode(self, text: str) -> Ids:
         """Ids, [chars] int32, PAD behind; a character outside the train vocabulary is UNK."""

@@ -8,7 +8,7 @@ one by one at their next episode's start.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,11 +26,15 @@ from flexattn.errors import EnvironmentSpecError
 from flexattn.lexicon.banned import BannedAutomaton
 from flexattn.lexicon.entries import Catalog
 from flexattn.lexicon.gate import GramTable, count_grams
+from flexattn.lexicon.index import TermIndex
+from flexattn.lexicon.learned import LearnedFilter, LearnedIndex
 from flexattn.lexicon.weights import term_weight, term_weights
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+FILTER_BYTES = 1.0  # of the learned filter, for each term
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Settings:
     two_char: float = 0.7
     nested: bool = False
     repeat: float = 0.5
+    learned: bool = False
     semantic_gate: float = 0.75
     gate_window: int = 12
     gate_mix: float = 0.5
@@ -146,7 +151,7 @@ class World:
     terms: TermTables
     mask: MaskTables
     rules: Rules
-    term_list: tuple[str, ...]
+    term_list: Sequence[str]
     entry_ids: Places
     catalog_file: str
     catalog_sha256: str
@@ -208,7 +213,7 @@ class World:
         ]
         terms = CatalogPart(
             tuple(texts), np.array(weights, np.float64), np.arange(len(texts), dtype=np.int64),
-            (), "case.json", "0" * 64, (), None,
+            (), "case.json", "0" * 64, frozenset, None,
         )  # fmt: skip
         records = tuple(
             Record(str(n), "", (), ("",), answer, "train") for n, answer in enumerate(answers)
@@ -263,10 +268,37 @@ class World:
     def _index_of(self) -> dict[str, int]:
         return {record.id: n for n, record in enumerate(self.records)}
 
+    @cached_property
+    def _unnamed(self) -> dict[int, str]:
+        """Questions that name no record, by number."""
+        every = enumerate(q for record in self.records for q in record.questions)
+        return {n: text for n, text in every if self.questions.needs_terms(text)}
+
+    def _question_ids_under(self, questions: QuestionEncoder) -> Ids:
+        """`question_ids` under another catalog: questions that name a record stay as they are."""
+        ids = self.question_ids.copy()
+        for n, text in self._unnamed.items():
+            ids[n] = questions.encode(text)
+        return ids
+
     def answer(self, record: int) -> Ids:
         """Ids of a record's answer, those outside the train vocabulary included."""
         start = self.answers.start[record]
         return self.answers.ids[start : start + self.answers.size[record]]
+
+    @cached_property
+    def index(self) -> TermIndex | LearnedIndex:
+        """Finds terms in texts without a teacher, such as a generated answer.
+
+        With `lexicon.learned` a learned filter of `FILTER_BYTES` a term goes before the exact
+        index; the hits are the same.
+        """
+        exact = TermIndex.build(self.term_list)
+        if not self.settings.learned:
+            return exact
+        answers = [self.records[record].answer for record in self.train]
+        nbytes = round(FILTER_BYTES * len(self.term_list))
+        return LearnedIndex(exact, LearnedFilter.fit(self.term_list, answers, nbytes))
 
     @property
     def tables(self) -> tuple[AnswerTables, TermTables, MaskTables, GramTable, Rules]:
@@ -317,7 +349,7 @@ class World:
         questions = QuestionEncoder(
             vocabulary,
             names,
-            frozenset(terms.topics),
+            terms.topics,
             settings.question_chars,
             settings.question == "raw",
         )
@@ -347,7 +379,11 @@ class World:
             catalog=terms.catalog,
             banned=terms.banned,
             questions=questions,
-            question_ids=questions.encode_all(q for record in records for q in record.questions),
+            question_ids=(
+                questions.encode_all(q for record in records for q in record.questions)
+                if corpus_of is None
+                else corpus_of._question_ids_under(questions)
+            ),
             question_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         )
 
@@ -355,26 +391,27 @@ class World:
 class CatalogPart(NamedTuple):
     """What a world takes from a catalog."""
 
-    texts: tuple[str, ...]
+    texts: Sequence[str]
     weights: Floats
     ids: Places
     banned: tuple[str, ...]
     file: str
     sha256: str
-    topics: tuple[str, ...]
+    topics: Callable[[], frozenset[str]]
     catalog: Catalog | None
 
     @classmethod
     def of(cls, catalog: Catalog, settings: Settings) -> CatalogPart:
         """Take terms, weights and bans; frame phrases are no topic of a question."""
+        columns = catalog.columns
         return cls(
-            tuple(entry.term for entry in catalog.entries),
-            term_weights(catalog.entries, catalog.documents, settings.two_char),
-            np.array([entry.id for entry in catalog.entries], np.int64),
+            columns.terms,
+            term_weights(columns, catalog.documents, settings.two_char),
+            columns.ids,
             catalog.banned,
             catalog.file,
             catalog.sha256,
-            tuple(entry.term for entry in catalog.entries if entry.kind != "frame"),
+            lambda: frozenset(e.term for e in catalog.entries if e.kind != "frame"),
             catalog,
         )
 
@@ -382,10 +419,8 @@ class CatalogPart(NamedTuple):
 def _ban_tables(
     banned: Iterable[str], vocabulary: Vocabulary
 ) -> tuple[Ids, npt.NDArray[np.uint64]]:
-    """Transitions [S, A] and blocked characters [S, words] of the automaton over the emitted text."""
-    automaton = BannedAutomaton.build(
-        banned, vocabulary.ids, vocabulary.alphabet, vocabulary.size
-    )
+    """Transitions [S, A] and blocked characters [S, words] of the banned automaton."""
+    automaton = BannedAutomaton.build(banned, vocabulary.ids, vocabulary.alphabet, vocabulary.size)
     return np.ascontiguousarray(automaton.goto, np.int32), automaton.blocked
 
 

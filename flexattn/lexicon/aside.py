@@ -1,34 +1,29 @@
 """A large catalog is read and checked in a process of its own, so that nobody else waits for it.
 
 Python runs one thread at a time: parsing 60 MB in a thread would stop all environments for seconds.
-The other process leaves columns (ids, terms, counts) that take a tenth of a second to take over.
+The other process leaves columns (ids, terms, counts), arrays that are taken over as they are.
 
     python -m flexattn.lexicon.aside FILE FOLDER        used by `store`, not by people
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from flexattn import jsontext
 from flexattn.errors import CatalogError, FlexAttnError
-from flexattn.lexicon.entries import Catalog, Entry, load_catalog
+from flexattn.lexicon.columns import Columns, Terms
+from flexattn.lexicon.entries import Catalog, Entries, load_catalog
 
 HEAD, TERMS, NUMBERS, WORDS, CANONICAL = (
-    "head.json", "terms.txt", "numbers.npy", "words.json", "canonical.json",
+    "head.json", "terms.npy", "numbers.npy", "words.json", "canonical.json",
 )  # fmt: skip
 NICENESS = 5  # the environments go first
 
@@ -64,7 +59,7 @@ def load_aside(path: str | Path, folder: str | Path) -> Catalog:
 
 def leave_columns(catalog: Catalog, folder: str | Path) -> None:
     """Write what `load_aside` takes over."""
-    place, entries = Path(folder), catalog.entries
+    place = Path(folder)
     head = {
         "name": catalog.name,
         "version": catalog.version,
@@ -75,68 +70,27 @@ def leave_columns(catalog: Catalog, folder: str | Path) -> None:
         "sha256": catalog.sha256,
         "file": catalog.file,
     }
-    kinds, kind = _numbered([entry.kind or "" for entry in entries])
-    sources, source = _numbered([entry.source or "" for entry in entries])
-    zipf = np.array([entry.zipf for entry in entries], dtype=np.float64)
-    numbers = np.array(
-        [
-            [entry.id for entry in entries],
-            [entry.df for entry in entries],
-            zipf.view(np.int64),
-            kind,
-            source,
-        ],
-        dtype=np.int64,
-    )
+    columns = catalog.columns
+    numbers = np.stack(
+        [columns.ids, columns.df, columns.zipf.view(np.int64), columns.kind, columns.source,
+         columns.terms.size]
+    )  # fmt: skip
     (place / HEAD).write_bytes(orjson.dumps(head))
-    (place / WORDS).write_bytes(orjson.dumps([kinds, sources]))
-    (place / TERMS).write_text("\n".join(entry.term for entry in entries), encoding="utf-8")
+    (place / WORDS).write_bytes(orjson.dumps([columns.kinds, columns.sources]))
+    np.save(place / TERMS, columns.terms.points, allow_pickle=False)
     np.save(place / NUMBERS, numbers, allow_pickle=False)
     jsontext.write_whole(place / CANONICAL, catalog.canonical_bytes())
 
 
-def _numbered(words: list[str]) -> tuple[list[str], list[int]]:
-    """The different words, and the number of each word among them."""
-    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
-    return list(numbers), [numbers[word] for word in words]
-
-
-def _named(words: list[str], numbers: NDArray[np.int64]) -> list[str | None]:
-    named: list[str | None] = np.array([word or None for word in words], object)[numbers].tolist()
-    return named
-
-
 def _take_over(place: Path) -> Catalog:
-    """The catalog from its columns; every step is one call, none a loop of Python."""
+    """The catalog from its columns; no object is made for an entry."""
     head = orjson.loads((place / HEAD).read_bytes())
     kinds, sources = orjson.loads((place / WORDS).read_bytes())
-    numbers = np.load(place / NUMBERS, allow_pickle=False)
-    terms = (place / TERMS).read_text(encoding="utf-8").split("\n")
-    zipf = numbers[2].view(np.float64)
-    columns: tuple[list[Any], ...] = (
-        numbers[0].tolist(),
-        terms,
-        numbers[1].tolist(),
-        np.where(np.isnan(zipf), np.array(None, dtype=object), zipf).tolist(),
-        _named(kinds, numbers[3]),
-        _named(sources, numbers[4]),
-    )
-    with _without_collector():
-        entries = tuple(map(partial(tuple.__new__, Entry), zip(*columns)))
+    ids, df, zipf, kind, source, size = np.load(place / NUMBERS, allow_pickle=False)
+    terms = Terms(np.load(place / TERMS, allow_pickle=False), size)
+    columns = Columns(ids, terms, df, zipf.view(np.float64), kinds, kind, sources, source)
     lengths, banned = tuple(head.pop("lengths")), tuple(head.pop("banned"))
-    return Catalog(lengths=lengths, banned=banned, entries=entries, **head)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Making a million tuples would set off the cycle collector again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    return Catalog(lengths=lengths, banned=banned, entries=Entries(columns), **head)
 
 
 def _environment() -> dict[str, str]:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import orjson
 import rfc8785
 
 from flexattn import jsontext
 from flexattn.errors import CatalogError
+from flexattn.lexicon.columns import Columns, Terms
 from flexattn.lexicon.defects import PUNCTUATION as PUNCTUATION
 from flexattn.lexicon.defects import SCHEMA as SCHEMA
 from flexattn.lexicon.defects import find_defects
@@ -46,6 +49,57 @@ class Entry(NamedTuple):
     source: str | None = None
 
 
+class Entries(Sequence[Entry]):
+    """Entries of columns; an entry is made when it is asked for."""
+
+    def __init__(self, columns: Columns) -> None:
+        """Take the columns."""
+        self.columns = columns
+
+    def __len__(self) -> int:
+        """How many entries."""
+        return len(self.columns.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Entry, ...]: ...
+    def __getitem__(self, index: int | slice) -> Entry | tuple[Entry, ...]:
+        """One entry, or a tuple of some."""
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        c = self.columns
+        zipf = float(c.zipf[index])
+        return Entry(
+            int(c.ids[index]),
+            c.terms[index],
+            int(c.df[index]),
+            None if zipf != zipf else zipf,
+            c.kinds[c.kind[index]] or None,
+            c.sources[c.source[index]] or None,
+        )
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All entries."""
+        c = self.columns
+        zipf = np.where(np.isnan(c.zipf), np.array(None, dtype=object), c.zipf).tolist()
+        kinds, sources = ([word or None for word in words] for words in (c.kinds, c.sources))
+        return map(
+            Entry, c.ids.tolist(), c.terms, c.df.tolist(), zipf,
+            map(kinds.__getitem__, c.kind.tolist()), map(sources.__getitem__, c.source.tolist()),
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        """The same entries in the same order, in whatever sequence."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other))
+
+    def __hash__(self) -> int:
+        """By content, as a tuple's."""
+        return hash(tuple(self))
+
+
 @dataclass(frozen=True)
 class Catalog:
     """A loaded catalog.
@@ -65,7 +119,7 @@ class Catalog:
     language: str
     documents: int
     lengths: tuple[int, ...]
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     banned: tuple[str, ...]
     sha256: str
     file: str
@@ -74,6 +128,13 @@ class Catalog:
     def short(self) -> str:
         """The first 8 hex digits of the hash; what a step line calls `cat`."""
         return self.sha256[:8]
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The entries by column."""
+        if isinstance(self.entries, Entries):
+            return self.entries.columns
+        return columns_of(self.entries)
 
     @cached_property
     def by_term(self) -> dict[str, Entry]:
@@ -101,6 +162,28 @@ class Catalog:
     def canonical_bytes(self) -> bytes:
         """The catalog as RFC 8785 JSON, UTF-8; what `sha256` is the hash of."""
         return canonical_json(self.as_json())
+
+
+def columns_of(entries: Sequence[Entry]) -> Columns:
+    """Entries by column."""
+    kinds, kind = _numbered([entry.kind or "" for entry in entries])
+    sources, source = _numbered([entry.source or "" for entry in entries])
+    return Columns(
+        ids=np.array([entry.id for entry in entries], np.int64),
+        terms=Terms.of([entry.term for entry in entries]),
+        df=np.array([entry.df for entry in entries], np.int64),
+        zipf=np.array([entry.zipf for entry in entries], np.float64),  # None becomes nan
+        kinds=kinds,
+        kind=np.array(kind, np.int64),
+        sources=sources,
+        source=np.array(source, np.int64),
+    )
+
+
+def _numbered(words: list[str]) -> tuple[list[str], list[int]]:
+    """The different words, and the number of each word among them."""
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    return list(numbers), [numbers[word] for word in words]
 
 
 def entry_as_json(entry: Entry) -> dict[str, Any]:

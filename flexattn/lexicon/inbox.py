@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,23 @@ def deliver(path: str | Path, run: str | Path, public_key: bytes | None = None) 
 class Inbox:
     """A folder whose new catalogs go to a store."""
 
-    def __init__(self, folder: str | Path, store: CatalogStore[Any]) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        store: CatalogStore[Any],
+        refused: Callable[[str], object] | None = None,
+    ) -> None:
         """Watch nothing yet.
 
         Args:
           folder: the inbox; made where it doesn't exist.
           store: takes what comes in.
+          refused: is told the reason, one line, of each refusal; from the thread that tried.
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._store = store
+        self._tell = refused
         self._refused: dict[str, tuple[Stamp, Stamp | None]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,8 +96,10 @@ class Inbox:
                     continue
                 try:
                     self._store.swap(path, follow_links=False)
-                except (FlexAttnError, OSError):
+                except (FlexAttnError, OSError) as error:
                     self._refused[name] = (stamp, signed)
+                    if self._tell is not None:
+                        self._tell(str(error).partition("\n")[0])
                     continue
                 done += 1
                 self._refused.pop(name, None)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from flexattn.errors import CatalogError
 from flexattn.lexicon.bits import popcount
+from flexattn.lexicon.columns import Terms, points_of
 from flexattn.lexicon.compiled import compiled
 
 Ids = npt.NDArray[np.int32]
@@ -73,17 +74,13 @@ class Trie(NamedTuple):
         return sum(part.nbytes for part in self if isinstance(part, np.ndarray))
 
 
-def _points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-
-
 def _build(terms: Sequence[str], backwards: bool) -> Trie:
     """Build the trie of the terms, or of the terms read backwards.
 
     Raises: CatalogError where terms have more than 65,535 different characters.
     """
-    points = _points("".join(terms))
-    lengths = np.fromiter(map(len, terms), np.int64, len(terms))
+    spelled = Terms.of(terms)
+    points, lengths = spelled.points, spelled.size
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     frequency = np.bincount(points, minlength=1)
     used = np.flatnonzero(frequency)
@@ -99,11 +96,11 @@ def _build(terms: Sequence[str], backwards: bool) -> Trie:
     codes = code_of[points]
     del points, frequency
     longest = int(lengths.max(initial=1))
-    keys = np.zeros(((longest + 3) // 4, len(terms)), np.uint64)
+    keys = np.zeros(((longest + 3) // 4, len(lengths)), np.uint64)
     _pack_keys(codes, offsets, backwards, keys)
     order = np.lexsort(keys[::-1]) if len(keys) > 1 else np.argsort(keys[0], kind="stable")
     del keys
-    shared = np.zeros(len(terms), np.int64)
+    shared = np.zeros(len(lengths), np.int64)
     added = np.zeros(longest + 2, np.int64)
     _shared_prefixes(codes, offsets, order, backwards, shared, added)
     added[1] = len(used) + 1
@@ -213,6 +210,24 @@ def _child(node: Any, parent: Any, code: Any) -> Any:
     return low if low < stop and node[low] & _CODE == wanted else np.int64(-1)
 
 
+@compiled()
+def term_at(points: Any, place: Any, size: Any, trie: Any) -> Any:
+    """Index of the term that is the `size` >= 2 characters from `place` on, -1 for none."""
+    a = np.int64(trie.code_of[points[place]])
+    b = np.int64(trie.code_of[points[place + 1]])
+    at = a * trie.stride + (b >> 6)
+    bit = np.uint64(b & 63)
+    if (trie.bitmap[at] >> bit) & _1 == _0:
+        return np.int32(-1)
+    below = trie.bitmap[at] & ((_1 << bit) - _1)
+    here = np.int64(trie.point_of.shape[0]) + np.int64(trie.rank[at]) + np.int64(popcount(below))
+    for i in range(place + 2, place + size):
+        here = _child(trie.node, here, trie.code_of[points[i]])
+        if here < 0:
+            return np.int32(-1)
+    return trie.term[here]
+
+
 @compiled(allocates=True)
 def _longest_hits(points: Any, trie: Any, lengths: Any, cap: Any, hits: Any) -> None:
     """Fill hits[p]: the longest term at place p with a length in `lengths` (bit n: n), else -1."""
@@ -310,7 +325,8 @@ class TermIndex:
 
         Raises: CatalogError where they have more than 65,535 different characters.
         """
-        return cls(_build(terms, False), np.fromiter(map(len, terms), np.int32, len(terms)))
+        terms = Terms.of(terms)
+        return cls(_build(terms, False), terms.size.astype(np.int32))
 
     def longest_hits(
         self, text: str, lengths: Sequence[int] | None = None, cap: int | None = None
@@ -327,7 +343,7 @@ class TermIndex:
         allowed = range(2, most + 1) if lengths is None else lengths
         bits = sum(1 << n for n in set(allowed) if 2 <= n <= most)
         if bits:
-            _longest_hits(_points(text), self.trie, np.uint64(bits), np.int64(most), hits)
+            _longest_hits(points_of(text), self.trie, np.uint64(bits), np.int64(most), hits)
         return hits
 
     def find(self, text: str) -> list[tuple[int, int]]:
@@ -397,7 +413,7 @@ class TailIndex:
           texts: answers; places count through all of them.
           lengths: U; column k of the result is lengths[k].
         """
-        points = _points("".join(texts))
+        points = points_of("".join(texts))
         size = np.fromiter(map(len, texts), np.int64, len(texts))
         start = np.cumsum(size) - size
         column = np.full(max(lengths) + 1, -1, np.int64)

@@ -22,10 +22,9 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -35,6 +34,7 @@ from flexattn import jsontext
 from flexattn.errors import CatalogError, FlexAttnError
 from flexattn.lexicon.aside import load_aside
 from flexattn.lexicon.entries import Catalog, load_catalog, parse_catalog
+from flexattn.lexicon.meaning import Meaning
 from flexattn.lexicon.signature import check_signature
 
 Built = TypeVar("Built")
@@ -134,7 +134,7 @@ class CatalogStore(Generic[Built]):
         self._bans: tuple[str, ...] = ()
         self._ready: OrderedDict[str, tuple[Catalog, Built]] = OrderedDict()
         self._seen: OrderedDict[str, str] = OrderedDict()  # hash of a file's bytes -> of its JSON
-        self._meaning: dict[int, str] = {}  # id -> the term it names in every version
+        self._meaning: Meaning | None = None  # of every version that was in force
         self._remembered: set[str] = set()
         self._worker: ThreadPoolExecutor | None = None
         self._switches = _read_switches(self.folder / VERSIONS)
@@ -321,20 +321,21 @@ class CatalogStore(Generic[Built]):
 
     def _check_meaning(self, catalog: Catalog) -> None:
         """An id names one term in all versions; what a log says must not change its sense."""
-        terms = dict(_names(catalog))
-        common = list(self._meaning.keys() & terms.keys())
-        if list(map(self._meaning.get, common)) != list(map(terms.get, common)):
-            number = min(n for n in common if self._meaning[n] != terms[n])
+        if catalog.sha256 in self._remembered or self._meaning is None:
+            return
+        parted = self._meaning.parts_from(Meaning.of(catalog))
+        if parted is not None:
+            number, was, term = parted
             raise CatalogError(
-                f"{catalog.file}: entry {number}, term '{terms[number]}' was "
-                f"'{self._meaning[number]}' in an earlier version; ids keep their meaning, build "
-                f"with --previous"
+                f"{catalog.file}: entry {number}, term '{term}' was '{was}' in an earlier version; "
+                f"ids keep their meaning, build with --previous"
             )
 
     def _remember(self, catalog: Catalog) -> None:
         if catalog.sha256 not in self._remembered:
             self._remembered.add(catalog.sha256)
-            self._meaning |= _names(catalog)
+            new = Meaning.of(catalog)
+            self._meaning = self._meaning.joined(new) if self._meaning else new
 
     def _persist(self, catalog: Catalog) -> None:
         kept = self.folder / f"{catalog.sha256}.json"
@@ -375,11 +376,6 @@ class CatalogStore(Generic[Built]):
                 f"changed after it was kept"
             )
         return catalog
-
-
-def _names(catalog: Catalog) -> Iterable[tuple[int, str]]:
-    """(id, term) of every entry, without a Python step for each of a million."""
-    return zip(map(itemgetter(0), catalog.entries), map(itemgetter(1), catalog.entries))
 
 
 def _read_switches(path: Path) -> list[Switch]:

@@ -6,13 +6,11 @@ Everyday words are cheap twice: they stand in many answers (idf) and in much of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flexattn.lexicon.entries import Entry
+from flexattn.lexicon.columns import Columns
 
 ZIPF_FREE = 3.0  # once in a million words and rarer: nothing is taken off
 ZIPF_NOTHING = 7.0  # once in a hundred words: worth nothing
@@ -53,14 +51,12 @@ def term_weight(
 
 
 def term_weights(
-    entries: Sequence[Entry], documents: int, two_char: float = TWO_CHAR
+    columns: Columns, documents: int, two_char: float = TWO_CHAR
 ) -> NDArray[np.float64]:
-    """`term_weight` of every entry, [len(entries)] float64, bit for bit the same numbers."""
-    df = np.fromiter(map(attrgetter("df"), entries), dtype=np.int64, count=len(entries))
-    different, place = np.unique(df, return_inverse=True)
+    """`term_weight` of every entry, [N] float64, bit for bit the same numbers."""
+    different, place = np.unique(columns.df, return_inverse=True)
     rarity = np.array([idf(int(n), documents) for n in different], dtype=np.float64)[place]
-    zipf = np.array(list(map(attrgetter("zipf"), entries)), dtype=np.float64)  # None becomes nan
-    share = (ZIPF_NOTHING - zipf) / (ZIPF_NOTHING - ZIPF_FREE)
-    everyday = np.where(np.isnan(zipf), 1.0, np.minimum(1.0, np.maximum(0.0, share)))
-    length = np.fromiter(map(len, map(attrgetter("term"), entries)), np.int64, len(entries))
-    return rarity * everyday * np.where(length == 2, two_char, 1.0)
+    share = (ZIPF_NOTHING - columns.zipf) / (ZIPF_NOTHING - ZIPF_FREE)
+    unknown = np.isnan(columns.zipf)
+    everyday = np.where(unknown, 1.0, np.minimum(1.0, np.maximum(0.0, share)))
+    return rarity * everyday * np.where(columns.terms.size == 2, two_char, 1.0)

@@ -24,6 +24,12 @@ def test_a_plain_loop_over_the_vector_environment_ends_episodes() -> None:
     assert len(script("plain_loop")["returns"]()) > 8
 
 
+def test_a_masked_ppo_in_one_file_learns() -> None:
+    found = script("cleanrl_ppo")["train"](8192)
+    assert len(found) > 60
+    assert sum(found[-30:]) / 30 > sum(found[:30]) / 30
+
+
 @needs("sb3_contrib")
 @pytest.mark.filterwarnings("ignore")
 def test_maskable_ppo_trains_on_it_unmodified() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from flexattn.env.mask import FEWEST
 from flexattn.env.vocabulary import END, SENTENCE_ENDS, SPECIALS
 from flexattn.env.world import World
 from flexattn.lexicon.banned import fold
-from flexattn.lexicon.entries import PUNCTUATION, load_catalog
+from flexattn.lexicon.entries import PUNCTUATION, Catalog, Entry, load_catalog
 
 
 class NaiveMask:
@@ -102,14 +101,9 @@ def small_world(guide: str = "ngram", banned: tuple[str, ...] = ("寒热",)) -> 
         Record(str(n), "寒热", (), ("何谓寒热？",), answer, "train")
         for n, answer in enumerate(answers)
     )
-    entries = [
-        SimpleNamespace(id=7, term="往来", df=1, zipf=None, kind="general"),
-        SimpleNamespace(id=9, term="实寒", df=0, zipf=None, kind="general"),
-    ]
-    catalog = SimpleNamespace(
-        entries=entries, documents=2, banned=banned, file="small.json", sha256="ab" * 32
-    )
-    return World.build(Corpus(records, "small.jsonl", "0" * 64), catalog, config)  # type: ignore[arg-type]
+    entries = (Entry(7, "往来", 1, None, "general"), Entry(9, "实寒", 0, None, "general"))
+    catalog = Catalog("small", "1", "zh", 2, (2,), entries, banned, "ab" * 32, "small.json")
+    return World.build(Corpus(records, "small.jsonl", "0" * 64), catalog, config)
 
 
 @pytest.mark.parametrize("guide", ["ngram", "none"])

@@ -11,7 +11,7 @@ TERMS = {"抗病毒", "病毒", "流感病毒"}
 
 def encoder(raw: bool = False, chars: int = 12) -> QuestionEncoder:
     vocabulary = Vocabulary.build(["奥司他韦抗流感病毒。", "请问什么是"])
-    return QuestionEncoder(vocabulary, NAMES, TERMS, chars, raw)
+    return QuestionEncoder(vocabulary, NAMES, lambda: TERMS, chars, raw)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def walk_under_swaps(
     store: CatalogStore[World], paths: list[Path], swaps: int, pause_s: float = 0.0
 ) -> tuple[Walk, np.ndarray]:
     walk = Walk(store)
+    walk.step()  # compiled before the swaps begin
     thread = threading.Thread(target=swap_all, args=(store, paths, swaps, pause_s))
     thread.start()
     times = []

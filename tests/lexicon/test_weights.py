@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from flexattn.lexicon.entries import Entry
+from flexattn.lexicon.entries import Entry, columns_of
 from flexattn.lexicon.weights import idf, term_weight, term_weights, zipf_weight
 
 
@@ -46,4 +46,4 @@ def test_the_vector_has_the_same_bits_as_the_scalar() -> None:
         for i, z in enumerate([None, *np.round(rng.uniform(0, 8, 300), 2).tolist()])
     ]
     expected = [term_weight(e.term, e.df, 60, e.zipf) for e in entries]
-    assert term_weights(entries, 60).tolist() == expected
+    assert term_weights(columns_of(entries), 60).tolist() == expected
