@@ -1,4 +1,4 @@
-"""Write arms/, ablations/ and stage_*.yaml: each file is medical.yaml with the lines of its table here changed.
+"""Write the files that are medical.yaml with some lines changed: arms/, ablations/, stages, own.
 
     python configs/make.py            writes every file
     python configs/make.py --check    exit 1 where a file is not what this writes
@@ -105,6 +105,17 @@ STAGES: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }  # fmt: skip
 
+# docs/your-own-domain.md
+OWN = (
+    "A domain of your own: the two files that docs/your-own-domain.md makes, a middling student.",
+    {
+        "run.name": "own", "corpus.path": "own/corpus.jsonl", "lexicon.catalog": "own/catalog.json",
+        "agent.hidden": "128", "agent.char_dim": "64", "agent.clone_lr": "4.0e-3",
+        "train.clone_steps": "1200", "train.warmup_steps": "40", "train.sac_steps": "240",
+        "train.evaluate_every": "200", "train.final_answers": "200", "train.checkpoint_every": "400",
+    },
+)  # fmt: skip
+
 
 def changed(base: str, title: str, changes: dict[str, str]) -> str:
     """The text of `base` with another title and some values; comments stay where they are."""
@@ -138,6 +149,7 @@ def files() -> dict[Path, str]:
     for name, (title, changes) in STAGES.items():
         own = {"run.name": f"stage_{name}", **changes}
         made[HERE / f"stage_{name}.yaml"] = changed(base, title, own)
+    made[HERE / "own.yaml"] = changed(base, *OWN)
     return made
 
 
