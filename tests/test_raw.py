@@ -56,7 +56,7 @@ def test_a_tables_own_names_questions_aliases_and_ids_are_taken(tmp_path: Path) 
     [
         pytest.param("a\tb\n1\t2\n", "t:1: has no column term, it has a, b", id="no term"),
         pytest.param("term\tanswer\n复利\t\n", "no row of 1 has a term", id="nothing left"),
-        pytest.param('{"term": "复利"}\n', "t:1: has no column answer, it has term", id="no answer"),
+        pytest.param('{"term": "复利"}\n', "t:1: has no column answer, it has term", id="answer"),
         pytest.param("term\tanswer\n复利\t利\t多\n", "t:2: has more cells", id="a cell too many"),
         pytest.param("term\tanswer\tid\n甲乙\t一。\tx\n丙丁\t二。\tx\n", "t:3: id x stands already",
                      id="an id twice"),
@@ -64,7 +64,7 @@ def test_a_tables_own_names_questions_aliases_and_ids_are_taken(tmp_path: Path) 
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_refused_with_its_place(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="^(?s:.)*$") as error:
+    with pytest.raises(CorpusError) as error:
         read(tmp_path / "t", text)
     assert said in str(error.value).replace('"', "'")
 
