@@ -14,7 +14,7 @@ The way through the house, and who lives where:
     display     what a long training shows     jsontext    strict JSON
     generation  strategies, answers, their log
     memory      unused pages go back           live        new catalogs for a running training
-    raw         raw tables become a corpus
+    raw         raw tables become a corpus     diagnostics  what the heads do
 
 Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog, bench.
 """

@@ -26,12 +26,14 @@ from flexattn.agents.policy import NoiseWrites, Student, Teacher, TeacherWrites
 from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.sac import HEADS, CloneBatch, Learner, Rates
 from flexattn.agents.schedule import curriculum, length_probabilities, linear
+from flexattn.agents.watch import CollapseWatch
 from flexattn.audit.writer import RunLog
 from flexattn.config import Config
+from flexattn.diagnostics import Diagnostics
 from flexattn.display import Display
 from flexattn.env.core import Core
 from flexattn.env.world import World
-from flexattn.errors import CheckpointError
+from flexattn.errors import CheckpointError, ConfigError
 from flexattn.evaluation.metrics import is_cjk
 from flexattn.experience import Rollout, write_answers
 from flexattn.live import LiveCatalogs
@@ -40,6 +42,7 @@ from flexattn.memory import give_back, keep_small
 CLONE_WARM_STEPS = 50
 GIVE_BACK_EVERY = 4  # steps
 CLONE_LAST_RATE = 0.05  # of clone_lr
+DIAGNOSE_EVERY = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class Training:
         self.step = 0
         self.characters = 0
         self.rejected = 0
-        self._warned: set[str] = set()
+        self.watch = CollapseWatch()
+        self.diagnostics = Diagnostics(log.folder.path if log and ranks.first else None)
         self._count_lengths()
 
     @property
@@ -151,6 +155,8 @@ class Training:
             if phase.name != "clone" and self.step % GIVE_BACK_EVERY == 0:
                 give_back()
             self.display.advance(characters, stats)
+            if self.step % DIAGNOSE_EVERY == 0:
+                self.diagnostics.add(phase.name, self.step, stats)
             yield self.step
 
     def student(self, choose: Choose | None = None) -> Student:
@@ -161,7 +167,7 @@ class Training:
 
     def _clone(self, n: int, steps: int) -> tuple[int, dict[str, float]]:
         """One step of cloning: warm-up, then a cosine down to a twentieth of the rate."""
-        batch = self._clone_batch()
+        batch = self._clone_batch(n / max(1, steps - 1))
         cosine = 0.5 * (1.0 + math.cos(math.pi * n / steps))
         warm = min(1.0, (n + 1) / CLONE_WARM_STEPS)
         rate = warm * (CLONE_LAST_RATE + (1.0 - CLONE_LAST_RATE) * cosine)
@@ -170,9 +176,13 @@ class Training:
         self.rejected += rejected
         return characters, stats
 
-    def _clone_batch(self) -> CloneBatch:
-        """Teacher answers with fresh noise in their histories."""
-        settings = self.world.settings
+    def _clone_batch(self, share: float = 1.0) -> CloneBatch:
+        """Teacher answers with fresh noise in their histories, `share` of cloning done."""
+        settings, agent = self.world.settings, self.config.agent
+        by_curriculum = agent.curriculum.cloning == "curriculum"
+        rho = linear(agent.curriculum.rho, round(share * 1000), 1001)
+        windows = curriculum(rho, len(settings.history_chars), self.cap_lengths).sum(1)
+        knows = agent.clone_target == "teacher"
         return self.teacher_answers.batch(
             self.rng,
             self.config.train.clone_batch_answers,
@@ -185,6 +195,8 @@ class Training:
             sketch_dim=settings.sketch_dim,
             device=self.device,
             share=self.ranks.share,
+            chances=windows if by_curriculum else None,
+            probabilities=(self.world.answers, self.world.train) if knows else None,
         )
 
     def _totals(self, *counts: int) -> list[int]:
@@ -234,8 +246,10 @@ class Training:
                 for head in HEADS
             },
             bc_weight=linear(agent.bc_weight, round(share * 1000), 1001),
+            rho=linear(agent.curriculum.rho, round(share * 1000), 1001),
         )
-        return characters, stats | self.learner.update(batch, rates, demonstrations)
+        update = self.learner.update(batch, rates, demonstrations, self.generator)
+        return characters, stats | update
 
     # ---- experience ----------------------------------------------------------------------
 
@@ -245,9 +259,9 @@ class Training:
         train, agent = self.config.train, self.config.agent
         order = self.rng.permutation(self.world.train)
         passes = max(1, min(4, agent.buffer_answers // max(1, len(order))))
-        relabelled = 0
+        relabelled = rejected = 0
         for number in range(passes):
-            rho = number / max(1, passes - 1)
+            rho = linear(agent.curriculum.rho, number, max(2, passes))
             windows = curriculum(rho, len(self.world.settings.history_chars), self.cap_lengths)
             for start in range(0, len(order), train.rollout_answers):
                 records = order[start : start + train.rollout_answers]
@@ -262,13 +276,31 @@ class Training:
                     if number % 2
                     else None
                 )
-                self.demo_buffer.add(self._write(core, records, teacher, noise).answers)
+                answers = self._write(core, records, teacher, noise).answers
+                if agent.forbidden_teacher == "reject":
+                    rejected += int(teacher.forbade.sum())
+                    answers = answers.only(~teacher.forbade)
+                self.demo_buffer.add(answers)
                 relabelled += teacher.relabelled
+        self._count_forbidden(relabelled, rejected)
+
+    def _count_forbidden(self, relabelled: int, rejected: int) -> None:
+        """Say what the mask forbade the teacher: characters relabelled, whole answers rejected."""
+        if self.demo_buffer.added == 0:
+            raise ConfigError(
+                "agent.forbidden_teacher is reject, and the mask forbids a character of every "
+                "train answer; set it to relabel, or env.guide to none"
+            )
+        fate = f"{rejected} answers with them rejected" if rejected else "relabelled"
         self.display.say(
             f"demonstrations: {self.demo_buffer.added} answers; the mask forbade {relabelled} "
-            f"teacher characters there (relabelled) and {self.rejected} behind cloning's noise "
+            f"teacher characters there ({fate}) and {self.rejected} behind cloning's noise "
             f"(rejected)"
         )
+        self.diagnostics.add("demonstrations", self.step, {
+            "answers": self.demo_buffer.added, "forbidden_characters": relabelled,
+            "rejected_answers": rejected, "rejected_in_cloning": self.rejected,
+        })  # fmt: skip
 
     def _roll_out(self, share: float) -> dict[str, float]:
         """The student writes answers; the teacher's character is written with chance beta."""
@@ -280,12 +312,13 @@ class Training:
         rollout = self._write(self.core, records, student, TeacherWrites(beta, self.rng))
         self.agent_buffer.add(rollout.answers)
         settings = self.world.settings
-        self.display.choices(
-            dict(zip(settings.history_chars, rollout.history_share)),
-            dict(zip(settings.hit_cap_chars, rollout.cap_share)),
-        )
+        histories = dict(zip(settings.history_chars, rollout.history_share))
+        caps = dict(zip(settings.hit_cap_chars, rollout.cap_share))
+        self.display.choices(histories, caps)
         self._watch_collapse(rollout)
-        return {"return": float(rollout.returns.mean()), "hit_rate": rollout.hits}
+        stats = {"return": float(rollout.returns.mean()), "hit_rate": rollout.hits}
+        self.diagnostics.add("rollout", self.step, {**stats, "Lh": histories, "Lp": caps})
+        return stats
 
     def _write(self, core: Core, records: np.ndarray, policy: Any, scribe: Any) -> Rollout:
         counts = np.maximum(1, np.diff(self.world.question_start)[records] - 1)
@@ -306,6 +339,8 @@ class Training:
 
     def resume_catalogs(self, saved: Checkpoint | None) -> None:
         """Go back to a checkpoint's catalog version, None: the run's first; the log is open."""
+        if saved is None:
+            self.diagnostics.cut(0)
         if self.live is not None:
             state = saved.state if saved else {}
             self._go_over(self.live.resume(state.get("catalog"), state.get("log")))
@@ -337,13 +372,14 @@ class Training:
 
     def _watch_collapse(self, rollout: Rollout) -> None:
         """Warn once when a head sits on one value."""
-        for name, shares in (("Lh", rollout.history_share), ("Lp", rollout.cap_share)):
-            if len(shares) > 1 and shares.max() > 0.995 and name not in self._warned:
-                self._warned.add(name)
-                self.display.say(
-                    f"warning: {name} sits on one value in {shares.max():.1%} of the steps; "
-                    f"raise agent.kappa or look at its cost"
-                )
+        settings = self.world.settings
+        for name, choices, shares in (
+            ("Lh", settings.history_chars, rollout.history_share),
+            ("Lp", settings.hit_cap_chars, rollout.cap_share),
+        ):
+            warning = self.watch.see(name, choices, shares)
+            if warning is not None:
+                self.display.say(warning)
 
     def _train_questions(self, record: int) -> list[np.ndarray]:
         first, last = self.world.question_start[record : record + 2]
@@ -372,7 +408,8 @@ class Training:
             "added": [self.agent_buffer.added, self.demo_buffer.added],
             "characters": self.characters,
             "rejected": self.rejected,
-            "warned": sorted(self._warned),
+            "warned": sorted(self.watch.warned),
+            "diagnostics_bytes": self.diagnostics.size,
             "catalog": self.world.catalog_sha256,
             "seed": self.config.seed,
             **extra,
@@ -409,6 +446,7 @@ class Training:
             state["characters"],
             state["rejected"],
         )
-        self._warned = set(state["warned"])
+        self.watch.warned = set(state["warned"])
+        self.diagnostics.cut(state.get("diagnostics_bytes", 0))
         # restored last, since building the parts above may draw
         self.generator.set_state(saved.tensors["generator"])

@@ -69,6 +69,10 @@ class Answers:
             covered=np.zeros((answers, steps + 1), np.int16),
         )
 
+    def only(self, rows: np.ndarray) -> Answers:
+        """Some of the answers, by index or [B] bool."""
+        return Answers(**{name: values[rows] for name, values in self.arrays().items()})
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array by its name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

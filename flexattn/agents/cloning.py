@@ -2,12 +2,14 @@
 
 A student that has only seen perfect histories can't come back after a wrong character; so a share
 of the history's characters is replaced by random ones, and the label stays the teacher's character
-at that place. A teacher's character that the mask forbids there is rejected and counted.
+at that place. A teacher's character that the mask forbids there is rejected and counted. Where the
+corpus carries the teacher's probabilities they can be the label instead, over A(s) alone.
 Source: noise in the history is SPEC section 9's arm; DAgger, Ross et al. 2011, arXiv:1011.0686.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from flexattn.agents.networks import Sequence
 from flexattn.agents.sac import CloneBatch
 from flexattn.env.mask import MaskTables, fill_legal
 from flexattn.env.sketch import sketch_sequence
+from flexattn.env.tables import AnswerTables
 from flexattn.env.vocabulary import END, PAD
 from flexattn.lexicon.compiled import compiled
 
@@ -50,6 +53,52 @@ def legal_along(written: np.ndarray, lengths: np.ndarray, tables: MaskTables) ->
         np.ascontiguousarray(written, np.int32), np.asarray(lengths, np.int64), rows, tables
     )
     return rows
+
+
+@compiled()
+def _tell(
+    start: Any, ids: Any, place: Any, soft_start: Any, soft_id: Any, soft_p: Any, told: Any
+) -> None:
+    """The teacher's probabilities at `place` of each state, -1 for none, onto its legal pairs."""
+    for n in range(place.shape[0]):
+        if place[n] < 0:
+            continue
+        first, last = soft_start[place[n]], soft_start[place[n] + 1]
+        k, mass = first, 0.0
+        for j in range(start[n], start[n + 1]):  # both lists of ids increase
+            while k < last and soft_id[k] < ids[j]:
+                k += 1
+            if k < last and soft_id[k] == ids[j]:
+                mass += soft_p[k]
+        if mass <= 0.0:
+            continue
+        k = first
+        for j in range(start[n], start[n + 1]):
+            told[j] = 0.0
+            while k < last and soft_id[k] < ids[j]:
+                k += 1
+            if k < last and soft_id[k] == ids[j]:
+                told[j] = soft_p[k] / mass
+
+
+def teacher_probabilities(
+    legal: LegalSets, teacher: torch.Tensor, place: np.ndarray, answers: AnswerTables
+) -> torch.Tensor:
+    """The teacher's probability of every legal pair, [J] float32, each state's sum is 1.
+
+    Args:
+      legal: A(s) of N states.
+      teacher: pair of the teacher's own character, [N]; it gets all where nothing is known.
+      place: place of each state's target in `answers`, -1 past the end, [N] int64.
+      answers: the tables that hold the corpus's probabilities.
+    """
+    told = np.zeros(len(legal.ids), np.float32)
+    told[teacher.cpu().numpy()] = 1.0
+    _tell(
+        legal.start.cpu().numpy(), legal.ids.cpu().numpy(), np.asarray(place, np.int64),
+        answers.soft_start, answers.soft_id, answers.soft_p, told,
+    )  # fmt: skip
+    return torch.from_numpy(told).to(legal.ids.device)
 
 
 class TeacherAnswers:
@@ -94,6 +143,9 @@ class TeacherAnswers:
         max_history: int,
         sketch_dim: int,
         device: torch.device,
+        share: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+        chances: np.ndarray | None = None,
+        probabilities: tuple[AnswerTables, np.ndarray] | None = None,
     ) -> CloneBatch:
         """Draw answers and put noise into their histories.
 
@@ -108,6 +160,10 @@ class TeacherAnswers:
           max_history: characters of an observation; the sketch counts what lies further back.
           sketch_dim: S.
           device: where the batch goes.
+          share: picks the rows of the whole batch that are built, [B] -> [b]; all is drawn for all.
+          chances: of each window, sum 1; None: all alike.
+          probabilities: tables with the teacher's probabilities, and the record of each answer
+            there; None: the teacher's character alone is the label.
         """
         rows, questions = self.draw(rng, answers)
         lengths = self.lengths[rows]
@@ -117,12 +173,20 @@ class TeacherAnswers:
         written = np.where(replaced, rng.choice(alphabet, teacher.shape), teacher).astype(np.int32)
         place = np.arange(steps + 1)
         exists = place <= lengths[:, None]  # [B, T + 1]
+        window = rng.choice(np.asarray(windows, np.int32), exists.shape, p=chances)
+        whole = (rows, lengths, teacher, written, questions, exists, window)
+        rows, lengths, teacher, written, questions, exists, window = map(share, whole)
         legal = LegalSets.of(legal_along(written, lengths, tables)[exists], actions, device)
-        target = np.full((answers, steps + 1), END, np.int64)
+        target = np.full(exists.shape, END, np.int64)
         target[:, :steps] = np.where(place[:steps] < lengths[:, None], teacher, END)
         pair, accepted = legal.find(torch.from_numpy(target[exists]).to(device))
         seen = sequence(written, questions, max_history, sketch_dim, device)
-        window = rng.choice(np.asarray(windows, np.int32), exists.shape)
+        told = None
+        if probabilities is not None:
+            soft, records = probabilities
+            first = soft.start[records[rows]][:, None]
+            at = np.where(place < lengths[:, None], first + place, -1)
+            told = teacher_probabilities(legal, pair, at[exists], soft)
         return CloneBatch(
             seen=seen,
             window=torch.from_numpy(window).to(device),
@@ -130,6 +194,7 @@ class TeacherAnswers:
             legal=legal,
             teacher=pair,
             accepted=accepted,
+            share=told,
         )
 
 

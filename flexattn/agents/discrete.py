@@ -2,8 +2,8 @@
 
 The same formulas as the three-headed `Learner`, from the same places: `losses` (targets, critic
 loss, temperature, entropy target kappa log|A(s)|), `legal` (only legal actions are paid for),
-`soft` (V and its gradient) and `twins.follow` (the target network). Yardsticks that nobody here wrote,
-such as CartPole, run on it.
+`soft` (V and its gradient) and `twins.follow` (the target network). Yardsticks that nobody here
+wrote, such as CartPole, run on it.
 Shapes: N transitions, S numbers a state, A actions, J legal pairs of the N states.
 """
 

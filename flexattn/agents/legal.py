@@ -88,6 +88,17 @@ class LegalSets:
         )
         return empty.scatter_reduce(0, self.row, values, "amax")
 
+    def sample(self, log_pi: Tensor, generator: torch.Generator) -> Tensor:
+        """One pair a state, drawn with probability exp(log_pi), [J] -> [N] int64."""
+        mass = log_pi.double().exp().cumsum(0)
+        below = torch.cat([mass.new_zeros(1), mass])[self.start]  # [N + 1]
+        share = torch.rand(
+            len(self.start) - 1, generator=generator, dtype=mass.dtype, device=mass.device
+        )
+        point = below[:-1] + share * (below[1:] - below[:-1])
+        pair = torch.searchsorted(mass, point, right=True)
+        return pair.clamp(self.start[:-1], self.start[1:] - 1)
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum of each state's pairs, [..., J] -> [..., N]."""
         return _Sum.apply(values, self)

@@ -8,10 +8,13 @@ the decomposition Q = Q_0 + Q_h + Q_p are this project's (SPEC section 7).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Mean = Callable[[Tensor, Tensor], Tensor]  # of values over the True positions of a mask
 
 
 def soft_value(log_pi: Tensor, q_min: Tensor, alpha: Tensor | float) -> Tensor:
@@ -37,7 +40,9 @@ def td_target(reward: Tensor, terminated: Tensor, next_value: Tensor, gamma: flo
     return reward + gamma * torch.where(terminated, torch.zeros_like(next_value), next_value)
 
 
-def critic_loss(q: Tensor, y: Tensor, valid: Tensor, huber: float = 1.0) -> Tensor:
+def critic_loss(
+    q: Tensor, y: Tensor, valid: Tensor, huber: float = 1.0, mean: Mean | None = None
+) -> Tensor:
     """J_Q = E 1/2 sum_i (Q_i - y)^2, linear beyond an error of `huber`.
 
     Args:
@@ -45,6 +50,7 @@ def critic_loss(q: Tensor, y: Tensor, valid: Tensor, huber: float = 1.0) -> Tens
       y: targets, [...], without gradient.
       valid: positions that exist, [...] bool.
       huber: error beyond which the loss is linear, reward units; inf: nowhere.
+      mean: how positions are averaged, by default `mean_over`.
 
     Returns: scalar, the mean over valid positions.
     """
@@ -52,11 +58,33 @@ def critic_loss(q: Tensor, y: Tensor, valid: Tensor, huber: float = 1.0) -> Tens
         error = 0.5 * (q - y).square().sum(0)
     else:
         error = functional.huber_loss(q, y.expand_as(q), reduction="none", delta=huber).sum(0)
-    return mean_over(error, valid)
+    return (mean or mean_over)(error, valid)
+
+
+def conservative(log_share: Tensor) -> Tensor:
+    """CQL's sum_i [log sum over a in A(s) of exp Q_i(s, a) - Q_i(s, a*)], a* the teacher's.
+
+    Args:
+      log_share: Q_i(s, a*) - log sum exp Q_i(s, .) for both twins, [2, ...], reward units.
+
+    Returns: [...], at least 0; 0 where a* is the only legal action.
+    Source: conservative Q-learning, Kumar et al. 2020, arXiv:2006.04779.
+    """
+    return -log_share.sum(0)
+
+
+def stability(one: Tensor, two: Tensor) -> Tensor:
+    """||stopgrad(y1) - y2||_1 of each action, [...]; y a state's distribution under two windows."""
+    return (one.detach() - two).abs()
 
 
 def temperature_step(
-    log_alpha: Tensor, entropy: Tensor, target: Tensor, valid: Tensor, rate: float
+    log_alpha: Tensor,
+    entropy: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    rate: float,
+    mean: Mean | None = None,
 ) -> Tensor:
     """log alpha + rate * (H_tgt(s) - H(pi(.|s))): entropy too low, alpha rises.
 
@@ -66,10 +94,11 @@ def temperature_step(
       target: kappa log|A(s)|, [...], nats.
       valid: positions that exist, [...] bool.
       rate: alpha's learning rate, > 0.
+      mean: how positions are averaged, by default `mean_over`.
 
     Returns: the new log alpha, scalar.
     """
-    return log_alpha + rate * mean_over(target - entropy, valid)
+    return log_alpha + rate * (mean or mean_over)(target - entropy, valid)
 
 
 def entropy_target(n_legal: Tensor, kappa: float) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: N states, S numbers a state, D the last hidden width, A actions, J legal
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +22,7 @@ class MlpActor(nn.Module):
         """Take S, the hidden widths (none: linear in the state) and A."""
         super().__init__()
         widths = (inputs, *hidden)
-        self.body = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.body = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1], actions)
 
     def logits(self, state: Tensor, legal: LegalSets | None) -> Tensor:
@@ -41,7 +43,7 @@ class MlpCritics(nn.Module):
         """Take S, the hidden widths (none: linear in the state) and A."""
         super().__init__()
         widths = (inputs, *hidden)
-        self.body = nn.ModuleList(TwinLinear(a, b) for a, b in zip(widths, widths[1:]))
+        self.body = nn.ModuleList(TwinLinear(a, b) for a, b in pairwise(widths))
         bound = widths[-1] ** -0.5
         self.weight = nn.Parameter(torch.empty(2, actions, widths[-1]).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(2, actions).uniform_(-bound, bound))

@@ -100,7 +100,8 @@ class Student:
 class Teacher:
     """The teacher's characters under windows drawn from the curriculum.
 
-    A character that the mask forbids is relabelled by a random legal one and counted.
+    A character that the mask forbids is relabelled by a random legal one and counted; `forbade`
+    says in which environments that happened, [N] bool.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Teacher:
         self.edges = windows.ravel().cumsum()
         self.caps = windows.shape[1]
         self.relabelled = 0
+        self.forbade = np.zeros(env.num_envs, np.bool_)
 
     def __call__(
         self, seen: Observation, legal: npt.NDArray[np.uint64], active: npt.NDArray[np.bool_]
@@ -123,6 +125,7 @@ class Teacher:
         allowed = is_legal(legal, char)
         char = np.where(allowed, char, self.env.sample_legal(self.rng)).astype(np.int32)
         self.relabelled += int((~allowed & active).sum())
+        self.forbade |= ~allowed & active
         return Decision(
             (drawn // self.caps).astype(np.int32), (drawn % self.caps).astype(np.int32), char,
             np.ones(n), np.ones(n),

@@ -1,0 +1,112 @@
+"""Data parallel learning: each rank takes its share of one batch, and gradients are summed.
+
+Every rank holds the same networks, buffers and random streams, and draws the same whole batch; it
+builds and encodes only its own rows of it. A mean over the whole batch is this rank's sum over all
+ranks' count, so the sum of the ranks' gradients is the gradient of one process with the whole
+batch, in exact arithmetic: sums of floats come in another order. What follows (clipping, Adam,
+targets, temperatures) sees the same numbers on every rank and keeps the ranks equal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from flexattn.agents import losses
+
+PATIENCE = datetime.timedelta(hours=2)  # the first rank evaluates while the others wait
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+      rank: this process, from 0; the first one logs, evaluates and saves.
+      size: processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: str) -> Ranks:
+        """Join the processes that `torchrun` started; alone where it did not.
+
+        Args:
+          device: cpu (gloo) or cuda (NCCL, a GPU for each process of a host).
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return ALONE
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+        return cls(distributed.get_rank(), size)
+
+    def leave(self) -> None:
+        """Part from the others."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that logs, evaluates and saves."""
+        return self.rank == 0
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This rank's rows of a whole batch: every `size`-th, from `rank` on."""
+        return rows if self.size == 1 else rows[self.rank :: self.size]
+
+    def part_of_mean(self, values: Tensor, valid: Tensor) -> Tensor:
+        """This rank's part of the mean over all ranks' True positions; the parts add up to it."""
+        if self.size == 1:
+            return losses.mean_over(values, valid)
+        weight = valid.to(values.dtype)
+        count = weight.sum()
+        distributed.all_reduce(count)
+        return (values * weight).sum() / count.clamp(min=1.0)
+
+    def mean(self, values: Tensor, valid: Tensor) -> Tensor:
+        """The mean over all ranks' True positions, without gradient where there are several."""
+        if self.size == 1:
+            return losses.mean_over(values, valid)
+        weight = valid.to(values.dtype)
+        sums = torch.stack([(values * weight).sum(), weight.sum()]).detach()
+        distributed.all_reduce(sums)
+        return sums[0] / sums[1].clamp(min=1.0)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Every rank's gradients become the sum of all ranks' in one message."""
+        if self.size == 1:
+            return
+        found = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([grad.reshape(-1) for grad in found])
+        distributed.all_reduce(flat)
+        for grad, summed in zip(found, flat.split([grad.numel() for grad in found]), strict=True):
+            grad.copy_(summed.view_as(grad))
+
+    def totals(self, *counts: int, device: torch.device) -> list[int]:
+        """The sum of every rank's counts."""
+        if self.size == 1:
+            return list(counts)
+        summed = torch.tensor(counts, dtype=torch.int64, device=device)
+        distributed.all_reduce(summed)
+        return [int(count) for count in summed.tolist()]
+
+    def tell(self, text: str) -> str:
+        """What the first rank says, on every rank."""
+        if self.size == 1:
+            return text
+        said = [text]
+        distributed.broadcast_object_list(said, 0)
+        return said[0]
+
+
+ALONE = Ranks()
