@@ -39,10 +39,10 @@ class Figures:
 class Display:
     """Progress of phases with return, hit rate, recall, histograms, characters a second and ETA."""
 
-    def __init__(self, *, plain: bool | None = None) -> None:
-        """Plain lines where stdout is no terminal, or on request."""
-        self.console = Console()
-        self.plain = not sys.stdout.isatty() if plain is None else plain
+    def __init__(self, *, plain: bool | None = None, quiet: bool = False) -> None:
+        """Plain lines where stdout is no terminal, or on request; `quiet`: nothing at all."""
+        self.console = Console(quiet=quiet)
+        self.plain = quiet or (not sys.stdout.isatty() if plain is None else plain)
         self.figures = Figures()
         self.phase, self.total, self.done = "", 0, 0
         self.characters, self.started, self.shown = 0, time.monotonic(), 0.0

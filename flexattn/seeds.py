@@ -54,7 +54,7 @@ class Task:
     def steps(self) -> int:
         """Gradient steps of the whole run."""
         train = self.config.train
-        return train.clone_steps + train.warmup_steps + train.sac_steps
+        return train.clone_steps + train.dagger_steps + train.warmup_steps + train.sac_steps
 
     def finished(self) -> bool:
         """Whether the run came to its end.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexattn.errors import ConfigError, command
+
+if TYPE_CHECKING:
+    from flexattn.config import Config
 
 EPILOG = """example:
   python -m flexattn.train --config configs/medical.yaml --set agent.actor_lr=1e-4
@@ -65,33 +70,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one(given: argparse.Namespace) -> int:
     from flexattn.audit.folder import CONFIG, RunFolder
-    from flexattn.config import load_config
+    from flexattn.config import load_config, parse_config
 
     folder = RunFolder.open(given.resume) if given.resume else None
     # read first: a mistake in it is said before anything heavy is loaded
-    config = None if folder else load_config(given.config[0], given.overrides)
+    if folder is None:
+        config = load_config(given.config[0], given.overrides)
+    else:
+        config = parse_config(folder.config_text(), str(folder.path / CONFIG))
 
     from flexattn import job
     from flexattn.display import Display
 
-    display = Display(plain=True if given.plain else None)
-    if config is not None:
-        job.begin(config, display).farewell()
-        return 0
-    assert folder is not None
-    beside = given.config or given.overrides
-    path = given.config[0] if given.config else str(folder.path / CONFIG)
-    run = job.go_on(
-        folder, display, (lambda: load_config(path, given.overrides)) if beside else None
-    )
-    if run is None:
+    with job.together(config) as ranks:
+        first = ranks is None or ranks.first
+        display = Display(plain=True if given.plain else None, quiet=not first)
+        if folder is None:
+            run = job.begin(config, display, ranks=ranks)
+        else:
+            run = job.go_on(folder, display, _asked(given, folder.path / CONFIG), ranks)
+    if run is not None:
+        run.farewell()
+    elif folder is not None and first:
         print(
             f"{folder.path}: is finished; nothing to do. Verify it: "
             f"python -m flexattn.replay {folder.path}"
         )
-    else:
-        run.farewell()
     return 0
+
+
+def _asked(given: argparse.Namespace, kept: Path) -> Callable[[], Config] | None:
+    """Reads the configuration that stands beside --resume; None where none does."""
+    if not given.config and not given.overrides:
+        return None
+    from flexattn.config import load_config
+
+    path = given.config[0] if given.config else str(kept)
+    return lambda: load_config(path, given.overrides)
 
 
 def _many(given: argparse.Namespace) -> int:
