@@ -53,6 +53,13 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
         "Behaviour cloning alone on clean histories; no reinforcement learning.",
         {**CLONING, **FIXED, "agent.history_noise": "0.0"},
     ),
+    "table": (
+        "Stage A: the policy table and the counting model, no network.",
+        {
+            "stages.stage": "a", "train.clone_steps": "0", "train.warmup_steps": "0",
+            "train.sac_steps": "0", "train.evaluate_every": "1",
+        },
+    ),
     "dagger": (
         "Cloning with noise in the history, then DAgger; no reinforcement learning.",
         {**CLONING, **FIXED, "train.clone_steps": "700", "train.dagger_steps": "250"},
