@@ -5,6 +5,9 @@ own, with cloning, critics and SAC in the configuration's own proportions, its l
 building the world and the last evaluation are outside the clock.
 
     python -m flexattn.bench train --candidate configs/medical.yaml --json train.json
+
+With `--updates N` it measures gradient updates a second beside other libraries instead, see
+`benchmarks.updates`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numba
 import torch
 
 from flexattn.audit.writer import RunLog
@@ -30,6 +34,7 @@ BASELINE = (
     "lexicon.lengths=[2]", "env.history_chars=[2]", "env.hit_cap_chars=[2]",
     "env.semantic_gate=0", "env.guide=none",
 )  # fmt: skip
+PHASES = ("clone_steps", "dagger_steps", "warmup_steps", "sac_steps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", help="configuration file; default: a fixed candidate")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each side; default 10")
     parser.add_argument("--steps", type=int, default=12, help="gradient steps a round; default 12")
+    parser.add_argument(
+        "--updates", type=int, metavar="N", help="updates/s beside peers instead, N windows each"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of --updates; default 2")
 
 
 def run(args: argparse.Namespace) -> Iterator[Row]:
     """Let the sides take turns."""
+    if args.updates:
+        from benchmarks import updates
+
+        torch.set_num_threads(args.threads)
+        numba.set_num_threads(min(args.threads, numba.config.NUMBA_NUM_THREADS))
+        yield from updates.rows(args.updates)
+        return
     candidate = domain_of(load_config(args.candidate), args.steps)
     other = load_config(args.baseline) if args.baseline else load_config(args.candidate, BASELINE)
     baseline = domain_of(other, args.steps)
@@ -56,16 +72,19 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 def domain_of(config: Config, steps: int) -> Domain:
     """The configuration's world, its budgets cut to about `steps` in the same proportions."""
     train = config.train
-    total = train.clone_steps + train.warmup_steps + train.sac_steps
+    total = sum(getattr(train, name) for name in PHASES)
     short = {
         name: max(1, round(steps * getattr(train, name) / total)) if getattr(train, name) else 0
-        for name in ("clone_steps", "warmup_steps", "sac_steps")
+        for name in PHASES
     }
     return Domain.of_config(config.model_copy(update={"train": train.model_copy(update=short)}))
 
 
-def rate(domain: Domain, *, logged: bool) -> float:
-    """Characters a second of one short training from its start, with or without the audit log."""
+def rate(domain: Domain, *, logged: bool, skip: int = 0) -> float:
+    """Characters a second of one short training, with or without the audit log.
+
+    The clock starts behind `skip` steps, when all that they logged is on the disk.
+    """
     torch.set_num_threads(domain.config.train.threads)
     with tempfile.TemporaryDirectory() as place:
         section = domain.config.run.model_copy(update={"folder": str(Path(place))})
@@ -81,10 +100,12 @@ def rate(domain: Domain, *, logged: bool) -> float:
                 training.log = None  # type: ignore[assignment]
             display.say = display.begin = lambda *_: None  # type: ignore[method-assign,assignment]
             display.advance = lambda *_: None  # type: ignore[method-assign,assignment]
-            started = time.perf_counter()
-            for _ in training.run():
-                pass
+            before, started = 0, time.perf_counter()
+            for step in training.run():
+                if step == skip:
+                    log.position()
+                    before, started = training.characters, time.perf_counter()
             if logged:
                 log.event("end")
                 log.close()
-            return training.characters / (time.perf_counter() - started)
+            return (training.characters - before) / (time.perf_counter() - started)

@@ -16,7 +16,7 @@ from flexattn.audit.findings import Finding
 from flexattn.audit.reader import Segment
 from flexattn.audit.schema import defect
 
-_EVENT = b'{"event":"'
+_EVENT = b'\n{"event":"'
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Story:
         """The episodes that `segment` completes."""
         file, number, lines = str(segment.file), segment.file_line, segment.lines
         done = 0
-        for i in [i for i, line in enumerate(lines) if line.startswith(_EVENT)]:
+        for i in events_in(segment.data):
             if i > done:
                 self._steps(file, number + done, lines[done:i])
             yield from self._event(file, number + i, lines[i])
@@ -200,6 +200,17 @@ class Story:
             told, self._open = self._open, None
             told.whole = told.whole and whole
             yield told
+
+
+def events_in(data: bytes) -> list[int]:
+    """Which lines of `data` are events, counted from 0."""
+    text, found, line, last = b"\n" + data, [], 0, 0
+    at = text.find(_EVENT)
+    while at >= 0:
+        line += text.count(b"\n", last, at)
+        found.append(line)
+        last, at = at, text.find(_EVENT, at + 1)
+    return found
 
 
 def _short(value: Any) -> str:

@@ -107,6 +107,10 @@ class EpisodeSteps:
         rows = self._rows[env, : self._count[env]].copy()
         return Taken(self._core.world_of(env), rows, env)
 
+    def held(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Steps of all environments, [N, room] of `STEP`, and how many each has, [N]; views."""
+        return self._rows, self._count
+
     def columns(self, env: int, ep: int = 0) -> StepColumns:
         """The same as columns; the log's writer fills in `ep`."""
         rows = self._rows[env, : self._count[env]]

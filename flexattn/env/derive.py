@@ -20,6 +20,7 @@ from flexattn.env.collect import EpisodeSteps, Taken
 from flexattn.env.core import Core
 from flexattn.env.freehand import Freehand, generated_columns
 from flexattn.env.records import FLOATS, columns
+from flexattn.env.scan import Scanner
 from flexattn.env.typeset import typesetter_of
 from flexattn.env.vocabulary import END, UNK
 from flexattn.env.world import World
@@ -67,11 +68,11 @@ class _Decisions:
     `bans` holds pairs of a step, from 1, and the catalog whose bans hold too from there on.
     """
 
-    history: list[int]
-    cap: list[int]
-    char: list[int]
-    written: list[int]
-    illegal: list[bool]
+    history: Sequence[int]
+    cap: Sequence[int]
+    char: Sequence[int]
+    written: Sequence[int]
+    illegal: Sequence[int]
     stop: Difference | None = None
     bans: Sequence[tuple[int, str]] = field(default_factory=list)
 
@@ -100,12 +101,17 @@ class Deriver:
         self._ids = {"": END, **world.vocabulary.ids}
         self._history = {lh: n for n, lh in enumerate(world.settings.history_chars)}
         self._caps = {lp: n for n, lp in enumerate(world.settings.hit_cap_chars)}
+        self._scanner = Scanner(world)
 
     def check(self, episodes: Sequence[Logged]) -> list[Difference]:
         """The first difference of each episode that has one, in order."""
         found: list[Difference] = []
         for start in range(0, len(episodes), self._core.num_envs):
-            found += self._batch(episodes[start : start + self._core.num_envs], start)
+            batch = episodes[start : start + self._core.num_envs]
+            suspects = self._suspects(batch)
+            if suspects:  # their lines are parsed in full, so that the first difference is named
+                named = self._batch([batch[n] for n in suspects])
+                found += [replace(d, episode=start + suspects[d.episode]) for d in named]
         return found
 
     def derive(self, header: Mapping[str, Any], decisions: StepColumns) -> StepColumns:
@@ -138,7 +144,27 @@ class Deriver:
             gains.append(rounded(steps.gain_by_cap[0]).tolist())
         return gains
 
-    def _batch(self, episodes: Sequence[Logged], first: int) -> list[Difference]:
+    def _suspects(self, episodes: Sequence[Logged]) -> list[int]:
+        """Which episodes are not, as they stand, what their decisions give."""
+        records, decided, taken = [], [], []
+        for n, episode in enumerate(episodes):
+            read = None if self._header(episode.header, n) else self._scanner.read(episode.lines)
+            if read is not None:
+                taken.append(n)
+                records.append(self._records[episode.header["record"]])
+                decided.append(_Decisions(*read, bans=episode.header.get("bans", [])))
+        rows, counts, faults = self._run(records, decided)
+        asked = [episodes[n] for n in taken]
+        printed = self._printed(rows, counts, asked)
+        sound = {
+            taken[k]
+            for k, (episode, lines) in enumerate(zip(asked, printed))
+            if k not in faults and lines == b"".join(episode.lines)
+        }
+        return [n for n in range(len(episodes)) if n not in sound]
+
+    def _batch(self, episodes: Sequence[Logged]) -> list[Difference]:
+        """The first difference of each episode, its lines parsed in full."""
         found: dict[int, Difference] = {}
         records, decided = [], []
         for n, episode in enumerate(episodes):
@@ -164,7 +190,7 @@ class Deriver:
             candidates = [d for d in (found.get(n), fault, differs) if d is not None]
             if candidates:
                 found[n] = min(candidates, key=lambda d: (d.step, d.code not in _FORM))
-        return [replace(found[n], episode=found[n].episode + first) for n in sorted(found)]
+        return [found[n] for n in sorted(found)]
 
     def _header(self, header: Mapping[str, Any], n: int) -> Difference | None:
         """Whether the header is the one that training writes for its record."""

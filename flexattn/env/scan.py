@@ -1,0 +1,141 @@
+"""Decisions read from step lines, compiled, where the lines keep to a writer's layout.
+
+What is read here is believed only if the lines derived from it are, byte for byte, those of the
+log; anything unusual (an escape, another order, an unknown character) is left to the slow way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexattn.env.vocabulary import END, SPECIALS
+from flexattn.env.world import World
+from flexattn.lexicon.compiled import compiled
+
+_TAIL_BYTES = 96  # n_legal, w and note stand within so many bytes of a line's end
+_PADDING = bytes(64)  # longer than any word looked for, so that no read leaves the memory
+_QUOTE, _BRACE, _NEWLINE, _ZERO = ord('"'), ord("}"), ord("\n"), ord("0")
+
+
+def _word(text: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(text, np.uint8)
+
+
+_STEP, _LH, _LP, _A = _word(b'{"step":'), _word(b',"Lh":'), _word(b',"Lp":'), _word(b',"a":"')
+_SEG, _N_LEGAL, _W = _word(b',"seg":"'), _word(b',"n_legal":'), _word(b',"w":"')
+_ILLEGAL = _word(b',"note":"illegal"')
+
+
+class Scanner:
+    """Reads what the student decided, for one world."""
+
+    def __init__(self, world: World) -> None:
+        """Take its choices and characters."""
+        settings = world.settings
+        self._histories = _places(settings.history_chars)
+        self._caps = _places(settings.hit_cap_chars)
+        self._points = world.vocabulary.by_point
+
+    def read(self, lines: Sequence[bytes]) -> npt.NDArray[np.int32] | None:
+        """Indices and ids, [5, T]: history, cap, char, written (-1: char itself), illegal (0, 1).
+
+        Returns: None where a line isn't laid out as a writer lays it out.
+        """
+        ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)))
+        out = np.empty((5, len(lines)), np.int32)
+        data = np.frombuffer(b"".join([*lines, _PADDING]), np.uint8)
+        fits = _read_all(data, ends, self._histories, self._caps, self._points, out)
+        return out if fits else None
+
+
+def _places(choices: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Value -> its index among `choices`, -1 for another one."""
+    table = np.full(max(choices) + 1, -1, np.int32)
+    table[list(choices)] = range(len(choices))
+    return table
+
+
+@compiled()
+def _behind(data: Any, at: Any, word: Any) -> Any:
+    """The place behind `word`, if it stands at data[at]; else -1."""
+    if at < 0:
+        return np.int64(-1)
+    for j in range(word.shape[0]):
+        if data[at + j] != word[j]:
+            return np.int64(-1)
+    return np.int64(at + word.shape[0])
+
+
+@compiled()
+def _whole(data: Any, at: Any) -> Any:
+    """A whole number of at most 9 digits at data[at], and the place behind it; -1 for none."""
+    value, digits = np.int64(0), np.int64(0)
+    if at >= 0:
+        while digits < 10 and _ZERO <= data[at + digits] <= _ZERO + 9:
+            value = 10 * value + data[at + digits] - _ZERO
+            digits += 1
+    if digits < 1 or digits > 9:
+        return np.int64(-1), np.int64(-1)
+    return value, np.int64(at + digits)
+
+
+@compiled()
+def _character(data: Any, at: Any, points: Any) -> Any:
+    """Id of the text at data[at], one character or none, and the place behind its quote; or -1."""
+    bad = np.int64(-1), np.int64(-1)
+    if at < 0:
+        return bad
+    first = np.int64(data[at])
+    if first == _QUOTE:
+        return np.int64(END), np.int64(at + 1)
+    if first < 0x80:
+        point, size = first, 1
+    elif first < 0xE0:
+        point, size = first & 0x1F, 2
+    elif first < 0xF0:
+        point, size = first & 0x0F, 3
+    else:
+        point, size = first & 0x07, 4
+    for j in range(1, size):
+        point = point << 6 | np.int64(data[at + j]) & 0x3F
+    if point >= points.shape[0] or data[at + size] != _QUOTE or points[point] < SPECIALS:
+        return bad
+    return np.int64(points[point]), np.int64(at + size + 1)
+
+
+@compiled()
+def _tail(data: Any, start: Any, end: Any) -> Any:
+    """The place behind the key n_legal of the line data[start:end], -1 for none."""
+    for at in range(end - _N_LEGAL.shape[0] - 1, max(start, end - _TAIL_BYTES), -1):
+        behind = _behind(data, at, _N_LEGAL)
+        if behind >= 0:
+            return behind
+    return np.int64(-1)
+
+
+@compiled()
+def _read_all(data: Any, ends: Any, histories: Any, caps: Any, points: Any, out: Any) -> Any:
+    """Fill `out` from every line; False where one is laid out in another way."""
+    start = np.int64(0)
+    for t in range(ends.shape[0]):
+        end = ends[t]
+        _, at = _whole(data, _behind(data, start, _STEP))
+        lh, at = _whole(data, _behind(data, at, _LH))
+        lp, at = _whole(data, _behind(data, at, _LP))
+        char, at = _character(data, _behind(data, at, _A), points)
+        if _behind(data, at, _SEG) < 0 or lh >= histories.shape[0] or lp >= caps.shape[0]:
+            return False
+        _, at = _whole(data, _tail(data, start, end))
+        written, behind = _character(data, _behind(data, at, _W), points)
+        if behind >= 0:
+            at = behind
+        out[0, t], out[1, t], out[2, t], out[3, t] = histories[lh], caps[lp], char, written
+        out[4, t] = _behind(data, at, _ILLEGAL) >= 0
+        if out[0, t] < 0 or out[1, t] < 0 or at < 0:
+            return False
+        start = end
+    return True
