@@ -34,7 +34,7 @@ NOTHING = np.uint64(1)  # the topic that every answer has
 PLACE = 255  # marks a context that holds the step
 OPENNESS = 6  # values of `CountingModel.openness`
 SURE = 0.1  # share that a context with one follower passes on
-LEAST = 1e-9  # weight that is no longer passed on
+LEAST = 5e-10  # weight that is no longer passed on
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MIX2 = np.uint64(0xBF58476D1CE4E5B9)

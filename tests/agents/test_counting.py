@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from flexattn.agents.counting import SURE, CountingModel
+from flexattn.agents.counting import LEAST, SURE, CountingModel
 from flexattn.agents.table import BINS, Counted, PolicyTable, cap_classes
 from flexattn.config import load_config
 from flexattn.corpus import Corpus, Record
@@ -66,7 +66,7 @@ def naive(world: World, term: str, written: list[int], window: int, legal: set[i
     for topic in topics(term):
         for context in contexts(topic, written, window):
             found = counts.get(context)
-            if not found or left < 1e-9:
+            if not found or left < LEAST:
                 continue
             total, kinds = sum(found.values()), len(found)
             passed = SURE if kinds == 1 else kinds / (total + kinds)
@@ -74,7 +74,7 @@ def naive(world: World, term: str, written: list[int], window: int, legal: set[i
                 p[char] += left * (1 - passed) * count / total
             left *= passed
     mask = np.isin(np.arange(world.size), list(legal))
-    p = np.where(mask, p + max(left, 1e-9) / len(legal), 0.0)
+    p = np.where(mask, p + max(left, LEAST) / len(legal), 0.0)
     return p / p.sum()
 
 
