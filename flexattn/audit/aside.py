@@ -1,14 +1,14 @@
-"""Segments are hashed in other processes while this one reads on; the order stays.
+"""Segments are hashed in other threads while this one reads on; the order stays.
 
-Only a few segments are under way at a time, so that memory stays bounded.
+Hashing holds no interpreter lock. Only a few segments are under way at a time, so that memory stays
+bounded.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from flexattn.audit.chain import Seal, break_in, read_seal
 from flexattn.audit.reader import Segment
@@ -19,10 +19,10 @@ def hashed_aside(parts: Iterator[Segment], workers: int) -> Iterator[Segment]:
 
     Args:
       parts: from `reader.segments`.
-      workers: processes that hash.
+      workers: threads that hash.
     """
     waiting: deque[tuple[Segment, Future[bool] | None]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+    with ThreadPoolExecutor(workers, "flexattn-hash") as pool:
         for segment in parts:
             job = pool.submit(_holds, segment.data, segment.seal) if segment.seal else None
             waiting.append((segment, job))

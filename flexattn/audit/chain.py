@@ -12,16 +12,15 @@ neighbour (n, first, prev): a changed line, a changed seal and a missing piece a
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 import rfc8785
 
 from flexattn.audit import schema
+from flexattn.audit.shorts import shorts
 
 GENESIS = "0" * 64
 SEAL_START = b'{"event":"seal",'
@@ -70,13 +69,6 @@ class Break:
     code: str
     found: str
     expected: str
-
-
-def shorts(data: bytes) -> bytes:
-    """First four bytes of the SHA-256 of each line of `data`, run together."""
-    sha = _sha256
-    digests = b"".join([sha(line).digest() for line in io.BytesIO(data)])
-    return np.frombuffer(digests, np.uint8).reshape(-1, 32)[:, :4].tobytes()
 
 
 def make_seal(n: int, first: int, prev: str, data: bytes) -> tuple[bytes, str]:
