@@ -16,28 +16,31 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COLUMN = 37  # where a line's comment starts
 
-# sized so that one seed takes about half a minute on a quiet core
+# a corpus and a student small enough that ten seeds of every arm fit two cores and an hour
 SIZE = {
     "seed": "0",
     "run.folder": "logs/acceptance",
-    "corpus.records": "96",
-    "agent.hidden": "128",
-    "agent.char_dim": "64",
+    "corpus.records": "32",
+    "agent.hidden": "40",
+    "agent.char_dim": "32",
     "agent.clone_lr": "4.0e-3",
+    "agent.actor_lr": "5.0e-4",
+    "agent.window_lr": "8.0e-3",
     "agent.buffer_answers": "256",
-    "train.clone_steps": "700",
-    "train.warmup_steps": "20",
-    "train.sac_steps": "160",
-    "train.clone_batch_answers": "16",
-    "train.batch_answers": "8",
-    "train.rollout_answers": "32",
-    "train.evaluate_every": "50",
-    "train.evaluate_answers": "24",
+    "train.clone_steps": "220",
+    "train.warmup_steps": "10",
+    "train.sac_steps": "150",
+    "train.clone_batch_answers": "12",
+    "train.batch_answers": "10",
+    "train.rollout_answers": "24",
+    "train.rollout_every": "12",
+    "train.evaluate_every": "20",
+    "train.evaluate_answers": "8",
     "train.checkpoint_every": "1000",
     "train.keep_checkpoints": "1",
 }
-# what an hour of SAC steps buys in cloning steps, so that wall-clock time is the same
-CLONING = {"train.clone_steps": "1500", "train.warmup_steps": "0", "train.sac_steps": "0"}
+# what the SAC steps would cost goes into cloning, so that wall-clock time is about the same
+CLONING = {"train.clone_steps": "880", "train.warmup_steps": "0", "train.sac_steps": "0"}
 FIXED = {"env.history_chars": "[2]", "env.hit_cap_chars": "[3]"}
 SHORT = {
     "lexicon.lengths": "[2]", "env.history_chars": "[2]", "env.hit_cap_chars": "[2]",
@@ -62,7 +65,7 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "dagger": (
         "Cloning with noise in the history, then DAgger; no reinforcement learning.",
-        {**CLONING, **FIXED, "train.clone_steps": "700", "train.dagger_steps": "250"},
+        {**CLONING, **FIXED, "train.clone_steps": "220", "train.dagger_steps": "230"},
     ),
 }
 for lh in (2, 3, 4, 6):
@@ -82,6 +85,10 @@ ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "one-head": (
         "One head: SAC chooses the character alone; Lh and Lp stay at the best fixed pair.", FIXED,
+    ),
+    "stability": (
+        "The stability term on: the same state under two draws of (Lh, Lp).",
+        {"agent.stability_weight": "0.1"},
     ),
     "no-guide": ("No guide mask: every character of the vocabulary.", {"env.guide": "none"}),
     "cloning-only": (

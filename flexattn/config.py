@@ -202,10 +202,13 @@ class TrainSection(Section):
     clone_batch_answers: Count = 32
     batch_answers: Count = 16
     rollout_answers: Count = 64
+    rollout_chars: Count = 64
     rollout_every: Count = 8
     evaluate_every: Count = 500
     evaluate_answers: Count = 64
     final_answers: Amount = 0
+    bert_model: str = ""
+    bert_layer: Count = 8
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 3
     threads: Count = 2

@@ -27,10 +27,11 @@ from flexattn.agents import checkpoint as checkpoints
 from flexattn.assess import Assessment
 from flexattn.audit.folder import CONFIG, EVALUATIONS, MANIFEST, RunFolder
 from flexattn.audit.writer import RunLog
-from flexattn.config import Config, dump_config
+from flexattn.config import Config, dump_config, resolve_path
 from flexattn.display import Display
 from flexattn.domain import Domain
 from flexattn.errors import ConfigError, MissingExtraError
+from flexattn.evaluation.bert import BertScorer
 from flexattn.evaluation.optimum import Rules, optimum_of
 from flexattn.evaluation.rows import REGIMES, Row, summary
 from flexattn.live import LiveCatalogs
@@ -71,6 +72,8 @@ class TrainingRun:
         )
         self.training = trainer_of(config, world, self.log, self.display, self.live, self.ranks)
         self.assessment = self._assessment()
+        model = config.train.bert_model
+        self.bert = BertScorer(resolve_path(model), config.train.bert_layer) if model else None
         self.evaluations = self.folder.path / EVALUATIONS
         self.board: Any = None
         self.first_step = 0
@@ -161,6 +164,8 @@ class TrainingRun:
         rows: list[Row] = list(self.assessment.rows(self.training.student, regime, step, most))
         if not rows:
             return
+        if last and self.bert is not None:
+            rows = self.bert.scored(rows)
         with self.evaluations.open("ab") as file:
             file.writelines(
                 replace(row, characters=self.training.characters).line() for row in rows

@@ -334,6 +334,7 @@ def opened(
 def decided(
     verdict: Verdict, bounds: Bounds, good: bool, bad: bool, needed: int | None
 ) -> Verdict:
+    """The verdict with its bounds: PASS where `good`, FAIL where `bad`, else INCONCLUSIVE."""
     few = verdict.seeds < MIN_SEEDS
     word: Word = "INCONCLUSIVE" if few or not (good or bad) else "PASS" if good else "FAIL"
     if word != "INCONCLUSIVE" or needed is None:

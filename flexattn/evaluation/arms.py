@@ -94,6 +94,13 @@ class Arm:
         """Their seeds, increasing."""
         return tuple(run.config.seed for run in self.runs)
 
+    @property
+    def reinforced(self) -> bool:
+        """Whether a reward taught any of its runs."""
+        return any(
+            run.config.train.sac_steps > 0 and run.config.stages.stage != "a" for run in self.runs
+        )
+
     def prompts(self, regime: str) -> list[Prompt]:
         """What every run was asked in a regime, sorted."""
         return sorted(self.runs[0].final(regime))

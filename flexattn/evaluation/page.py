@@ -14,13 +14,15 @@ from html import escape
 from flexattn.evaluation import pictures
 from flexattn.evaluation.acceptance import Acceptance, Verdict
 from flexattn.evaluation.arms import Arm
+from flexattn.evaluation.beside import Difference
 from flexattn.evaluation.metrics import Terms, histogram
 from flexattn.evaluation.pictures import Line
 from flexattn.evaluation.rows import REGIMES, Row, choice_counts, summary
 
 SHOWN = (
-    "term_recall", "rouge_l", "word_noncompliance", "typo_rate", "net_lexical", "lp_selectivity",
-    "lh_selectivity", "hit_rate", "long_term_share", "top100_share", "Lh_entropy", "Lp_entropy",
+    "term_recall", "rouge_l", "bert_score", "word_noncompliance", "typo_rate", "net_lexical",
+    "lp_selectivity", "lh_selectivity", "hit_rate", "long_term_share", "top100_share",
+    "Lh_entropy", "Lp_entropy",
 )  # fmt: skip
 DISTRIBUTIONS = ("term_recall", "rouge_l", "net_lexical")
 BINS = 12
@@ -80,6 +82,8 @@ class Report:
       baseline: what there was.
       others: further arms, shown but not judged.
       optimum: arm's name -> the exact optimum under its configuration.
+      goals: verdicts beside the arms without reinforcement learning.
+      differences: candidate minus every other arm.
       terms: the candidate's catalog.
       seed: of the bootstrap.
       draws: of the bootstrap.
@@ -90,6 +94,8 @@ class Report:
     baseline: Arm
     others: tuple[Arm, ...]
     optimum: Mapping[str, Optimum]
+    goals: tuple[Verdict, ...]
+    differences: tuple[Difference, ...]
     terms: Terms
     seed: int
     draws: int
@@ -98,6 +104,11 @@ class Report:
     def arms(self) -> tuple[Arm, ...]:
         """All arms, the candidate first."""
         return (self.candidate, self.baseline, *self.others)
+
+    @property
+    def drawn(self) -> tuple[Arm, ...]:
+        """The first arms, as many as there are colours."""
+        return self.arms[: pictures.COLOURS]
 
 
 def render(report: Report) -> str:
@@ -114,8 +125,11 @@ def render(report: Report) -> str:
         f"{report.draws} draws, seed {report.seed}. A KPI passes when its bound clears the "
         f"margin.</p>"
         f"<h2>KPIs</h2>{_verdicts(report.acceptance.kpis)}"
+        f"{_goals(report.goals)}"
+        f"<h2>Candidate minus each other arm</h2>{_differences(report.differences)}"
         f"<h2>Policy beside the exact optimum</h2>{_beside_optimum(report)}"
         f"<h2>Arms by regime</h2>{_regimes(report)}"
+        f"{_which(report)}"
         f'<h2>Learning curves</h2><div class="pictures">{_curves(report)}</div>'
         f'<h2>Choices of Lh and Lp</h2><div class="pictures">{_choices(report)}</div>'
         f'<h2>Distributions over answers, greedy</h2><div class="pictures">{_spread(report)}</div>'
@@ -128,7 +142,49 @@ def render(report: Report) -> str:
 # ---- sections --------------------------------------------------------------------------
 
 
-def _verdicts(kpis: Iterable[Verdict]) -> str:
+def _goals(goals: Sequence[Verdict]) -> str:
+    if not goals:
+        return ""
+    said = (
+        "<p>Judged by the same bounds against every arm without reinforcement learning; the row "
+        "shows the hardest of them. These goals are no part of the verdict above.</p>"
+    )
+    title = "<h2>Goals beside what needs no reinforcement learning</h2>"
+    return title + said + _verdicts(goals, "other")
+
+
+def _differences(found: Sequence[Difference]) -> str:
+    """A row an arm, a column a KPI: the difference with its one-sided 95 % bounds."""
+    columns = list(dict.fromkeys((d.name, d.regime) for d in found))
+    by_arm: dict[str, dict[tuple[str, str], Difference]] = {}
+    for difference in found:
+        by_arm.setdefault(difference.arm, {})[difference.name, difference.regime] = difference
+    rows = []
+    for arm, cells in by_arm.items():
+        seeds = max(cell.bounds.seeds for cell in cells.values())
+        rows.append([escape(arm), str(seeds), *(_cell(cells.get(key)) for key in columns)])
+    heads = ("arm", "common seeds", *(f"{name}, {regime}" for name, regime in columns))
+    return _table(heads, rows) + (
+        "<p>Mean difference [lower .. upper], one-sided 95 % bounds each, over the common seeds "
+        "and prompts; bold where the bounds leave 0 out.</p>"
+    )
+
+
+def _cell(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    bounds = difference.bounds
+    text = f"{bounds.estimate:+.3f} [{bounds.lower:+.3f} .. {bounds.upper:+.3f}]"
+    return f"<b>{text}</b>" if bounds.lower > 0.0 or bounds.upper < 0.0 else text
+
+
+def _which(report: Report) -> str:
+    left = len(report.arms) - len(report.drawn)
+    said = f"The pictures show the first {len(report.drawn)} of {len(report.arms)} arms."
+    return f"<p>{said}</p>" if left else ""
+
+
+def _verdicts(kpis: Iterable[Verdict], other: str = "baseline") -> str:
     rows = [
         [
             escape(kpi.name), escape(kpi.regime or "-"),
@@ -140,7 +196,7 @@ def _verdicts(kpis: Iterable[Verdict]) -> str:
         for kpi in kpis
     ]  # fmt: skip
     heads = (
-        "KPI", "regime", "verdict", "baseline", "candidate", "estimate", "lower", "upper", "margin",
+        "KPI", "regime", "verdict", other, "candidate", "estimate", "lower", "upper", "margin",
         "seeds x prompts", "seeds needed", "rule",
     )  # fmt: skip
     return _table(heads, rows, text_from=11)
@@ -182,7 +238,7 @@ def _regimes(report: Report) -> str:
 def _curves(report: Report) -> str:
     drawn = []
     for kpi in ("rouge_l", "term_recall", "net_lexical"):
-        lines = [_line(arm, kpi) for arm in report.arms]
+        lines = [_line(arm, kpi) for arm in report.drawn]
         drawn.append(pictures.curves(lines, "characters trained", f"greedy {kpi}"))
     return "".join(drawn)
 
@@ -207,7 +263,7 @@ def _choices(report: Report) -> str:
     for name, of in (("Lh", lambda row: row.Lh_steps), ("Lp", lambda row: row.Lp_steps)):
         counts = {
             arm.name: choice_counts(of(row) for row in arm.final_rows("greedy"))
-            for arm in report.arms
+            for arm in report.drawn
         }
         choices = sorted({choice for count in counts.values() for choice in count})
         shares = {
@@ -225,7 +281,7 @@ def _spread(report: Report) -> str:
             arm.name: [
                 v for row in arm.final_rows("greedy") if (v := row.kpis.get(kpi)) is not None
             ]
-            for arm in report.arms
+            for arm in report.drawn
         }
         every = [v for found in values.values() for v in found]
         if every:

@@ -33,6 +33,7 @@ ANSWER_KPIS = (
     "term_recall", "rouge_l", "word_noncompliance", "typo_rate", "net_lexical", "hit_rate",
     "long_term_share", "top100_share",
 )  # fmt: skip
+BERT_SCORE = "bert_score"  # beside them where a model is configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ class Scorer:
 def summary(rows: Collection[Row]) -> dict[str, float | None]:
     """KPIs of one regime at one step: means over answers, selectivities over all their steps."""
     found = {name: metrics.mean(row.kpis.get(name) for row in rows) for name in ANSWER_KPIS}
+    found[BERT_SCORE] = metrics.mean(row.kpis.get(BERT_SCORE) for row in rows)
     found["lp_selectivity"] = _selectivity(
         [row.opening for row in rows], [row.Lp_steps for row in rows]
     )
