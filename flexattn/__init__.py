@@ -9,8 +9,9 @@ The way through the house, and who lives where:
     audit       log, seals, reading            evaluation  metrics, statistics, acceptance
     domain      corpus + catalog + world       experience  demonstrations and rollouts
     seeds       many runs side by side         job         one run, from folder to last line
+    cluster     the same runs on Ray
     stages      A counts, B steers, C writes   training    the phases, step by step
-    assess      what a student can do, by regime
+    assess      what a student can do          resident    the phases on one GPU
     display     what a long training shows     jsontext    strict JSON
     generation  strategies, answers, their log
     memory      unused pages go back           live        new catalogs for a running training

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from flexattn.attention.feedforward import SwiGLU
@@ -95,6 +96,17 @@ class Layer(nn.Module):
         q, k, v = (each.transpose(0, 1).contiguous() for each in (q, k, v))
         out = ring.step(rows, q, k, v, position, window, self.slopes)  # [n, H, D]
         return self._leave(x[None], h[None], out.transpose(0, 1)[None])[0]
+
+    def forward_choices(
+        self, x: Tensor, windows: Sequence[Tensor], bounds: Sequence[int], first: int
+    ) -> Tensor:
+        """x [B, T, dim], C window tensors [B, T] -> [C, B, T - first, dim]; keys and values are shared."""
+        h, q, k, v = self._enter(x)
+        out = [
+            local_attention(q, k, v, window, self.impl, max_window=bound, slopes=self.slopes)
+            for window, bound in zip(windows, bounds)
+        ]
+        return self._leave(x[:, first:], h[:, first:], torch.stack(out)[..., first:, :])
 
     def _enter(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h = self.norm(x)
@@ -188,3 +200,23 @@ class Encoder(nn.Module):
             x = layer(x, max(windows))
         last = cast("Layer", self.layers[-1])
         return cast("Tensor", self.norm(last.forward_multi(x, windows)))
+
+    def forward_choices(
+        self, x: Tensor, windows: Sequence[Tensor], bounds: Sequence[int], first: int = 0
+    ) -> Tensor:
+        """The same where a choice is a tensor, as in rows that hold several answers one behind the other.
+
+        A window cut to the place within its answer, min(w, step + 1), sees nothing of the answer before.
+
+        Args:
+          x: [B, T, dim] float.
+          windows: C choices, int32 [B, T] each; with several layers the last is the widest.
+          bounds: an upper bound of each.
+          first: positions before it are looked at only, and give no output.
+
+        Returns: [C, B, T - first, dim].
+        """
+        for layer in self.layers[:-1]:
+            x = layer(x, windows[-1], bounds[-1])
+        last = cast("Layer", self.layers[-1])
+        return cast("Tensor", self.norm(last.forward_choices(x, windows, bounds, first)))

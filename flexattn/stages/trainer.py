@@ -80,6 +80,10 @@ def trainer_of(
         from flexattn.stages.steered import SteeredTraining
 
         return SteeredTraining(config, world, log, display, device, live)
+    if device.type == "cuda" and ranks is None:
+        from flexattn.resident import ResidentTraining
+
+        return ResidentTraining(config, world, log, display, device)
     from flexattn.agents.ranks import ALONE
     from flexattn.training import Training
 
