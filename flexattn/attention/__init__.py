@@ -3,6 +3,7 @@
     local       the operator: local_attention, local_attention_multi    reference   its definition
     banded      CPU (Numba), over lanes      kernel      GPU (Triton)    layout      where results lie
     blocked     GPU, long texts, its kernels in blocked_kernel
+    differentiable   two kernels as one operator with gradients
     patterns    sinks and local blocks, packed episodes
     cache       ring buffer for decoding, on GPU by decode
     heads       multi-head, grouped-query    positions   RoPE, ALiBi     gate        sigmoid gate per head

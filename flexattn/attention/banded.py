@@ -23,6 +23,7 @@ from numba import njit
 from torch import Tensor
 
 from flexattn.attention import lanes
+from flexattn.attention.differentiable import differentiable
 from flexattn.attention.lanes import (
     LANES,
     copy_block,
@@ -376,25 +377,4 @@ def _scalar(q: Tensor, value: float) -> np.floating:
     return np.float32(value) if q.dtype == torch.float32 else np.float64(value)
 
 
-@banded.register_fake
-def _(q, k, v, window, widths, slopes, scale):  # type: ignore[no-untyped-def]
-    return empty_outputs(rows_whole(q), len(widths))
-
-
-@_banded_backward.register_fake
-def _(do, q, k, v, window, widths, slopes, scale):  # type: ignore[no-untyped-def]
-    return tuple(empty_like_q(rows_whole(x)) for x in (q, k, v))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    q, k, v, window, ctx.widths, slopes, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v, window, slopes)
-
-
-def _gradients(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, window, slopes = ctx.saved_tensors
-    dq, dk, dv = _banded_backward(do, q, k, v, window, ctx.widths, slopes, ctx.scale)
-    return dq, dk, dv, None, None, None, None
-
-
-banded.register_autograd(_gradients, setup_context=_keep)
+differentiable(banded, _banded_backward)

@@ -14,6 +14,7 @@ import triton.language as tl
 
 __all__ = [
     "BLOCK",
+    "LOG2E",
     "blocked_again_kernel",
     "blocked_bwd_kernel_dkv",
     "blocked_bwd_kernel_dq",
@@ -22,7 +23,7 @@ __all__ = [
 
 BLOCK = 128  # keys in a block of the pattern
 _BLOCK = tl.constexpr(BLOCK)
-_LOG2E = tl.constexpr(1.4426950408889634)
+LOG2E = tl.constexpr(1.4426950408889634)
 _TOO_MUCH = tl.constexpr(2.0**64)
 # read at run time: a new value compiles nothing
 _STEADY = ["swb", "swh", "T", "bound"]
@@ -39,6 +40,37 @@ def _window(window, at, mask, o_m, bound, TENSOR: tl.constexpr):  # type: ignore
 
 
 @triton.jit
+def _band_from(o_m, reach, m_m, T, BN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The first key that any query of a tile sees, at the start of its tile of keys."""
+    return tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
+
+
+@triton.jit
+def _blocks(sinks, locals_, i_h, start_m, BN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The first local key of a tile of queries, and the tiles of keys among its sinks."""
+    local_from = tl.maximum(start_m // _BLOCK - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
+    return local_from, tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
+
+
+@triton.jit
+def _seen(dist, reach, BANDED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """0 <= dist, and dist < reach where there is a window."""
+    seen = dist >= 0
+    if BANDED:
+        seen = seen & (dist < reach)
+    return seen
+
+
+@triton.jit
+def _slope(slopes, i_h, ALIBI: tl.constexpr):  # type: ignore[no-untyped-def]
+    """ALiBi's slope of a head, for base-2 scores."""
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(slopes + i_h).to(tl.float32) * LOG2E
+    return slope
+
+
+@triton.jit
 def _load(  # type: ignore[no-untyped-def]
     x, text, start, o_n, o_d, step, T, m_d, EDGE: tl.constexpr, TMA: tl.constexpr
 ):  # fmt: skip
@@ -52,10 +84,18 @@ def _load(  # type: ignore[no-untyped-def]
     elif TMA == 3:
         rows = x.load([text, start, 0]).reshape(o_n.shape[0], o_d.shape[0])
     else:
-        at = (start + o_n).to(tl.int64)
-        mask = (at < T)[:, None] & m_d[None, :] if EDGE else m_d[None, :]
-        rows = tl.load(x + at[:, None] * step + o_d[None, :], mask=mask, other=0.0)
+        row = start + o_n
+        mask = (row < T)[:, None] & m_d[None, :] if EDGE else m_d[None, :]
+        at = row.to(tl.int64)[:, None] * step + o_d[None, :]
+        rows = tl.load(x + at, mask=mask, other=0.0)
     return rows
+
+
+@triton.jit
+def _store(x, o_n, o_d, step, rows, m_n, m_d):  # type: ignore[no-untyped-def]
+    """Rows o_n of a text, in the type that x has."""
+    at = o_n.to(tl.int64)[:, None] * step + o_d[None, :]
+    tl.store(x + at, rows.to(x.dtype.element_ty), mask=m_n[:, None] & m_d[None, :])
 
 
 @triton.jit
@@ -75,10 +115,7 @@ def _edge(  # type: ignore[no-untyped-def]
         dist = o_m[:, None] - (start + o_n)[None, :]
         if ALIBI:
             s -= slope * dist
-        if BANDED:
-            s = tl.where((dist >= 0) & (dist < reach[:, None]), s, float("-inf"))
-        else:
-            s = tl.where(dist >= 0, s, float("-inf"))
+        s = tl.where(_seen(dist, reach[:, None], BANDED), s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         pivot = higher
         if BANDED:
@@ -137,8 +174,6 @@ def _forward_tile(  # type: ignore[no-untyped-def]
     o_d = tl.arange(0, BD)
     m_m = o_m < T
     m_d = o_d < D
-    m_q = m_m[:, None] & m_d[None, :]
-    at_m = o_m.to(tl.int64)[:, None]
     i_kv = i_h // G
     text = batch * (H // G) + i_kv
     if TMA == 0:
@@ -146,15 +181,13 @@ def _forward_tile(  # type: ignore[no-untyped-def]
         k += i_b * skb + i_kv * skh
         v += i_b * svb + i_kv * svh
     b_q = _load(q, batch * H + i_h, start_m, tl.arange(0, BM), o_d, sqt, T, m_d, True, TMA)
-    factor = scale * _LOG2E
-    slope = 0.0
-    if ALIBI:
-        slope = tl.load(slopes + i_h).to(tl.float32) * _LOG2E
+    factor = scale * LOG2E
+    slope = _slope(slopes, i_h, ALIBI)
     end = tl.minimum(start_m + BM, T)
     reach = o_m
     if BANDED:
         reach = _window(window, i_b * swb + i_h * swh + o_m * swt, m_m, o_m, bound, TENSOR)
-        begin = tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
+        begin = _band_from(o_m, reach, m_m, T, BN)
     else:
         begin = start_m // BN * BN
     top, total, b_o = _edge(
@@ -162,8 +195,7 @@ def _forward_tile(  # type: ignore[no-untyped-def]
         BANDED, ALIBI, TMA, PRECISION,
     )  # fmt: skip
     if not BANDED:
-        local_from = tl.maximum(start_m // _BLOCK - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
-        n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
+        local_from, n_sink = _blocks(sinks, locals_, i_h, start_m, BN)
         n_whole = n_sink + (begin - local_from) // BN
         top, total, b_o = _whole(
             top, total, b_o, b_q, k, v, text, n_sink, n_whole, local_from, o_m, o_n, o_d,
@@ -174,8 +206,7 @@ def _forward_tile(  # type: ignore[no-untyped-def]
             too_much = (tl.max(total) > _TOO_MUCH).to(tl.int32)
             tl.store(again + (i_b * H + i_h) * tl.cdiv(T, BM) + i_m, too_much)
     b_o = b_o / total[:, None]
-    o += i_b * sob + i_h * soh
-    tl.store(o + at_m * sot + o_d[None, :], b_o.to(o.dtype.element_ty), mask=m_q)
+    _store(o + i_b * sob + i_h * soh, o_m, o_d, sot, b_o, m_m, m_d)
     tl.store(lse + (i_b * H + i_h) * T + o_m, top + tl.log2(total), mask=m_m)
 
 
@@ -234,22 +265,15 @@ def _dq_step(  # type: ignore[no-untyped-def]
     acc, b_q, b_do, b_lse, b_delta, k, v, start, o_m, o_n, o_d, m_d, reach, skt, svt, factor, slope, T,
     MASKED: tl.constexpr, BANDED: tl.constexpr, ALIBI: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    at = (start + o_n).to(tl.int64)
-    m_n = m_d[None, :]
-    if MASKED:
-        m_n = (at < T)[:, None] & m_d[None, :]
-    b_k = tl.load(k + at[:, None] * skt + o_d[None, :], mask=m_n, other=0.0)
-    b_v = tl.load(v + at[:, None] * svt + o_d[None, :], mask=m_n, other=0.0)
+    b_k = _load(k, 0, start, o_n, o_d, skt, T, m_d, MASKED, 0)
+    b_v = _load(v, 0, start, o_n, o_d, svt, T, m_d, MASKED, 0)
     s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * factor
     dist = o_m[:, None] - (start + o_n)[None, :]
     if ALIBI:
         s -= slope * dist
     p = tl.exp2(s - b_lse[:, None])
     if MASKED:
-        if BANDED:
-            p = tl.where((dist >= 0) & (dist < reach[:, None]), p, 0.0)
-        else:
-            p = tl.where(dist >= 0, p, 0.0)
+        p = tl.where(_seen(dist, reach[:, None], BANDED), p, 0.0)
     dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
     ds = p * (dp - b_delta[:, None])
     return tl.dot(ds.to(b_k.dtype), b_k, acc, input_precision=PRECISION)
@@ -273,31 +297,27 @@ def blocked_bwd_kernel_dq(  # type: ignore[no-untyped-def]
     o_m = start_m + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     o_d = tl.arange(0, BD)
+    o_r = tl.arange(0, BM)
     m_m = o_m < T
     m_d = o_d < D
-    m_q = m_m[:, None] & m_d[None, :]
-    at_m = o_m.to(tl.int64)[:, None]
     k += i_b * skb + (i_h // G) * skh
     v += i_b * svb + (i_h // G) * svh
-    b_q = tl.load(q + i_b * sqb + i_h * sqh + at_m * sqt + o_d[None, :], mask=m_q, other=0.0)
-    b_o = tl.load(o + i_b * sob + i_h * soh + at_m * sot + o_d[None, :], mask=m_q, other=0.0)
-    b_do = tl.load(do + i_b * sdob + i_h * sdoh + at_m * sdot + o_d[None, :], mask=m_q, other=0.0)
+    b_q = _load(q + i_b * sqb + i_h * sqh, 0, start_m, o_r, o_d, sqt, T, m_d, True, 0)
+    b_o = _load(o + i_b * sob + i_h * soh, 0, start_m, o_r, o_d, sot, T, m_d, True, 0)
+    b_do = _load(do + i_b * sdob + i_h * sdoh, 0, start_m, o_r, o_d, sdot, T, m_d, True, 0)
     b_delta = tl.sum(b_o.to(tl.float32) * b_do.to(tl.float32), 1)
     at_row = (i_b * H + i_h) * T + o_m
     tl.store(delta + at_row, b_delta, mask=m_m)
     b_lse = tl.load(lse + at_row, mask=m_m, other=0.0)
-    factor = scale * _LOG2E
-    slope = 0.0
-    if ALIBI:
-        slope = tl.load(slopes + i_h).to(tl.float32) * _LOG2E
+    factor = scale * LOG2E
+    slope = _slope(slopes, i_h, ALIBI)
     reach = o_m
     acc = tl.zeros([BM, BD], tl.float32)
     if BANDED:
         reach = _window(window, i_b * swb + i_h * swh + o_m * swt, m_m, o_m, bound, TENSOR)
-        masked_from = tl.maximum(tl.min(tl.where(m_m, o_m - reach + 1, T)), 0) // BN * BN
+        masked_from = _band_from(o_m, reach, m_m, T, BN)
     else:
-        local_from = tl.maximum(start_m // _BLOCK - tl.load(locals_ + i_h) + 1, 0) * _BLOCK
-        n_sink = tl.minimum(tl.load(sinks + i_h) * _BLOCK, local_from) // BN
+        local_from, n_sink = _blocks(sinks, locals_, i_h, start_m, BN)
         masked_from = start_m // BN * BN
         for n in range(n_sink + (masked_from - local_from) // BN):
             start = tl.where(n < n_sink, n * BN, local_from + (n - n_sink) * BN)
@@ -310,8 +330,7 @@ def blocked_bwd_kernel_dq(  # type: ignore[no-untyped-def]
             acc, b_q, b_do, b_lse, b_delta, k, v, start, o_m, o_n, o_d, m_d, reach, skt, svt,
             factor, slope, T, True, BANDED, ALIBI, PRECISION,
         )  # fmt: skip
-    dq += i_b * sdqb + i_h * sdqh
-    tl.store(dq + at_m * sdqt + o_d[None, :], (acc * scale).to(dq.dtype.element_ty), mask=m_q)
+    _store(dq + i_b * sdqb + i_h * sdqh, o_m, o_d, sdqt, acc * scale, m_m, m_d)
 
 
 @triton.jit(do_not_specialize=[*_STEADY, "chunk", "sink_tiles"])
@@ -337,14 +356,13 @@ def blocked_bwd_kernel_dkv(  # type: ignore[no-untyped-def]
     o_n = start_n + tl.arange(0, BN)
     o_m = tl.arange(0, BM)
     o_d = tl.arange(0, BD)
+    o_r = tl.arange(0, BN)
     m_d = o_d < D
-    m_n = (o_n < T)[:, None] & m_d[None, :]
-    at_n = o_n.to(tl.int64)[:, None]
-    b_k = tl.load(k + i_b * skb + i_kv * skh + at_n * skt + o_d[None, :], mask=m_n, other=0.0)
-    b_v = tl.load(v + i_b * svb + i_kv * svh + at_n * svt + o_d[None, :], mask=m_n, other=0.0)
+    b_k = _load(k + i_b * skb + i_kv * skh, 0, start_n, o_r, o_d, skt, T, m_d, True, 0)
+    b_v = _load(v + i_b * svb + i_kv * svh, 0, start_n, o_r, o_d, svt, T, m_d, True, 0)
     b_dk = tl.zeros([BN, BD], tl.float32)
     b_dv = tl.zeros([BN, BD], tl.float32)
-    factor = scale * _LOG2E
+    factor = scale * LOG2E
     for g in range(G):
         h = i_kv * G + g
         if BANDED:
@@ -354,19 +372,13 @@ def blocked_bwd_kernel_dkv(  # type: ignore[no-untyped-def]
             # not block + locals: a head that sees all has locals near the largest int
             blocks = tl.minimum(tl.load(locals_ + h), (T - 1) // _BLOCK + 1 - block)
             end = tl.where(block < tl.load(sinks + h), T, tl.minimum((block + blocks) * _BLOCK, T))
-        slope = 0.0
-        if ALIBI:
-            slope = tl.load(slopes + h).to(tl.float32) * _LOG2E
+        slope = _slope(slopes, h, ALIBI)
         begin = tl.maximum(first, start_n // BM * BM)
         for start in range(begin, tl.minimum(end, last), BM):
             at = start + o_m
             m_m = at < T
-            m_q = m_m[:, None] & m_d[None, :]
-            at_m = at.to(tl.int64)[:, None]
-            b_q = tl.load(q + i_b * sqb + h * sqh + at_m * sqt + o_d[None, :], mask=m_q, other=0.0)
-            b_do = tl.load(
-                do + i_b * sdob + h * sdoh + at_m * sdot + o_d[None, :], mask=m_q, other=0.0
-            )
+            b_q = _load(q + i_b * sqb + h * sqh, 0, start, o_m, o_d, sqt, T, m_d, True, 0)
+            b_do = _load(do + i_b * sdob + h * sdoh, 0, start, o_m, o_d, sdot, T, m_d, True, 0)
             at_row = (i_b * H + h) * T + at
             b_lse = tl.load(lse + at_row, mask=m_m, other=0.0)
             b_delta = tl.load(delta + at_row, mask=m_m, other=0.0)
@@ -375,11 +387,10 @@ def blocked_bwd_kernel_dkv(  # type: ignore[no-untyped-def]
             if ALIBI:
                 s -= slope * dist
             p = tl.exp2(s - b_lse[None, :])
+            reach = at
             if BANDED:
                 reach = _window(window, i_b * swb + h * swh + at * swt, m_m, at, bound, TENSOR)
-                p = tl.where((dist >= 0) & (dist < reach[None, :]), p, 0.0)
-            else:
-                p = tl.where(dist >= 0, p, 0.0)
+            p = tl.where(_seen(dist, reach[None, :], BANDED), p, 0.0)
             b_dv = tl.dot(p.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
             dp = tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION)  # [BN, BM]
             ds = p * (dp - b_delta[None, :])
@@ -389,12 +400,10 @@ def blocked_bwd_kernel_dkv(  # type: ignore[no-untyped-def]
         # part is [2, STRETCHES, B, HKV, sink_tiles * BN, D]
         pair = i_b * HKV + i_kv
         pairs = tl.num_programs(1).to(tl.int64)
-        row = ((i_p % STRETCHES) * pairs + pair) * (sink_tiles * BN) + at_n
-        tl.store(part + row * D + o_d[None, :], b_dk, mask=m_d[None, :])
-        row += STRETCHES * pairs * (sink_tiles * BN)
-        tl.store(part + row * D + o_d[None, :], b_dv, mask=m_d[None, :])
+        row = ((i_p % STRETCHES) * pairs + pair) * (sink_tiles * BN) + o_n
+        everywhere = o_n >= 0
+        _store(part, row, o_d, D, b_dk, everywhere, m_d)
+        _store(part, row + STRETCHES * pairs * (sink_tiles * BN), o_d, D, b_dv, everywhere, m_d)
     else:
-        at_k = i_b * sdkb + i_kv * sdkh + at_n * sdkt
-        at_v = i_b * sdvb + i_kv * sdvh + at_n * sdvt
-        tl.store(dk + at_k + o_d[None, :], b_dk.to(dk.dtype.element_ty), mask=m_n)
-        tl.store(dv + at_v + o_d[None, :], b_dv.to(dv.dtype.element_ty), mask=m_n)
+        _store(dk + i_b * sdkb + i_kv * sdkh, o_n, o_d, sdkt, b_dk, o_n < T, m_d)
+        _store(dv + i_b * sdvb + i_kv * sdvh, o_n, o_d, sdvt, b_dv, o_n < T, m_d)

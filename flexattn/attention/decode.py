@@ -12,9 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flexattn.attention.blocked_kernel import LOG2E
+
 __all__ = ["decode"]
 
-LOG2E = tl.constexpr(1.4426950408889634)
 _ROWS = 32  # slots that a program reads at a time
 _PROGRAMS = 264  # two for each multiprocessor of an H100
 

@@ -22,16 +22,19 @@ import triton.language as tl
 from torch import Tensor
 
 from flexattn.attention.blocked import blocked, precision, strides, window_strides
+from flexattn.attention.blocked_kernel import LOG2E
+from flexattn.attention.differentiable import differentiable
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["fits_tile", "unsupported", "windowed"]
 
-LOG2E = tl.constexpr(1.4426950408889634)
 _CHOICES = 8  # choices of window in one launch, 16 bits each in two integers
 
 
 @triton.jit
-def _rows(program, owned, halo, T, N, BN: tl.constexpr, HKV: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rows(  # type: ignore[no-untyped-def]
+    program, owned, halo, T, N, BN: tl.constexpr, HKV: tl.constexpr
+):  # fmt: skip
     """Row of each tile line, is it real, is it owned, its batch, kv head and position."""
     o_n = tl.arange(0, BN)
     row = program * owned - halo + o_n
@@ -39,7 +42,51 @@ def _rows(program, owned, halo, T, N, BN: tl.constexpr, HKV: tl.constexpr):  # t
     m_own = m_n & (o_n >= halo) & (o_n < halo + owned)
     pair = tl.where(m_n, row, 0) // T
     t = tl.where(m_n, row, 0) - pair * T
-    return row, m_n, m_own, pair // HKV, pair % HKV, t
+    return row.to(tl.int64), m_n, m_own, (pair // HKV).to(tl.int64), pair % HKV, t
+
+
+@triton.jit
+def _at(row, b, h, t, sb, sh, st, D: tl.constexpr, FLAT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where rows begin; FLAT, where those of every tensor lie in line."""
+    if FLAT:
+        at = row * D
+    else:
+        at = b * sb + h * sh + t * st
+    return at
+
+
+@triton.jit
+def _load(x, at, mask, D: tl.constexpr, BD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows of D, [BN, BD], zeros elsewhere."""
+    o_d = tl.arange(0, BD)
+    return tl.load(
+        x + at[:, None] + o_d[None, :], mask=mask[:, None] & (o_d < D)[None, :], other=0.0
+    )
+
+
+@triton.jit
+def _store(x, at, rows, mask, D: tl.constexpr, BD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows of D, in the type that x has."""
+    o_d = tl.arange(0, BD)
+    m = mask[:, None] & (o_d < D)[None, :]
+    tl.store(x + at[:, None] + o_d[None, :], rows.to(x.dtype.element_ty), mask=m)
+
+
+@triton.jit
+def _slope(slopes, h, m_n):  # type: ignore[no-untyped-def]
+    """ALiBi's slope of each row's head, for base-2 scores."""
+    return tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E
+
+
+@triton.jit
+def _scores(  # type: ignore[no-untyped-def]
+    b_q, b_k, scale, slopes, h, m_n, dist, ALIBI: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Base-2 scores of every row with every row, [BN, BN]."""
+    s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2E)
+    if ALIBI:
+        s -= _slope(slopes, h, m_n)[:, None] * dist
+    return s
 
 
 @triton.jit
@@ -85,35 +132,20 @@ def windowed_fwd_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """A tile of rows: one product q k^T, a softmax and a product with v for each choice."""
     row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
-    o_d = tl.arange(0, BD)
-    m_d = o_d < D
     dist = tl.arange(0, BN)[:, None] - tl.arange(0, BN)[None, :]
-    b = b.to(tl.int64)
-    if FLAT:
-        at_k = row.to(tl.int64) * D
-        at_v = at_k
-    else:
-        at_k = b * skb + kv * skh + t * skt
-        at_v = b * svb + kv * svh + t * svt
-    m_k = m_n[:, None] & m_d[None, :]
-    m_q = m_own[:, None] & m_d[None, :]
-    b_k = tl.load(k + at_k[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
-    b_v = tl.load(v + at_v[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+    b_k = _load(k, _at(row, b, kv, t, skb, skh, skt, D, FLAT), m_n, D, BD)
+    b_v = _load(v, _at(row, b, kv, t, svb, svh, svt, D, FLAT), m_n, D, BD)
     for g in range(G):
         h = kv * G + g
-        at_q = at_k if FLAT else b * sqb + h * sqh + t * sqt
-        b_q = tl.load(q + at_q[:, None] + o_d[None, :], mask=m_q, other=0.0)  # [BN, BD]
-        s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2E)  # [BN, BN]
-        if ALIBI:
-            slope = tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E
-            s -= slope[:, None] * dist
+        b_q = _load(q, _at(row, b, h, t, sqb, sqh, sqt, D, FLAT), m_own, D, BD)
+        s = _scores(b_q, b_k, scale, slopes, h, m_n, dist, ALIBI, PRECISION)
         at_w = b * swb + h * swh + t * swt
         for c in tl.static_range(CHOICES):
             reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c, TENSOR)
             p, total = _probabilities(s, dist, reach)
             b_o = tl.dot(p.to(b_v.dtype), b_v, input_precision=PRECISION) / total[:, None]
-            at_o = (row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot) + c * soc
-            tl.store(o + at_o[:, None] + o_d[None, :], b_o.to(o.dtype.element_ty), mask=m_q)
+            at_o = _at(row, b, h, t, sob, soh, sot, D, FLAT) + c * soc
+            _store(o, at_o, b_o, m_own, D, BD)
 
 
 @triton.jit(do_not_specialize=_STEADY)
@@ -127,39 +159,28 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Key by key, nearest first; every wider choice goes on from the last."""
     row, m_n, _, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
-    o_d = tl.arange(0, BD)
-    m_d = o_d < D
-    b = b.to(tl.int64)
-    if FLAT:
-        at_k = row.to(tl.int64) * D
-        at_v = at_k
-    else:
-        at_k = b * skb + kv * skh + t * skt
-        at_v = b * svb + kv * svh + t * svt
-    m_q = m_n[:, None] & m_d[None, :]
+    at_k = _at(row, b, kv, t, skb, skh, skt, D, FLAT)
+    at_v = _at(row, b, kv, t, svb, svh, svt, D, FLAT)
+    sk = D if FLAT else skt
+    sv = D if FLAT else svt
     for g in range(G):
         h = kv * G + g
-        at_q = at_k if FLAT else b * sqb + h * sqh + t * sqt
-        b_q = tl.load(q + at_q[:, None] + o_d[None, :], mask=m_q, other=0.0).to(tl.float32)
+        b_q = _load(q, _at(row, b, h, t, sqb, sqh, sqt, D, FLAT), m_n, D, BD).to(tl.float32)
         b_q *= scale * LOG2E
-        slope = tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E if ALIBI else 0.0
+        slope = _slope(slopes, h, m_n) if ALIBI else 0.0
         at_w = b * swb + h * swh + t * swt
         if TENSOR:
             reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, 0, True)
         else:
             reach = tl.minimum(t + 1, bound)
-        sk = D if FLAT else skt
-        sv = D if FLAT else svt
-        at_o = row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot
+        at_o = _at(row, b, h, t, sob, soh, sot, D, FLAT)
         top = tl.full([BN], float("-inf"), tl.float32)
         total = tl.zeros([BN], tl.float32)
         b_o = tl.zeros([BN, BD], tl.float32)
         scores = ()
         for j in tl.static_range(BOUND):
             seen = m_n & (j < reach)
-            m_k = seen[:, None] & m_d[None, :]
-            b_k = tl.load(k + (at_k - j * sk)[:, None] + o_d[None, :], mask=m_k, other=0.0)
-            s = tl.sum(b_q * b_k.to(tl.float32), 1)
+            s = tl.sum(b_q * _load(k, at_k - j * sk, seen, D, BD).to(tl.float32), 1)
             if ALIBI:
                 s -= slope * j
             if j > 0:
@@ -168,9 +189,7 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
             if CHOICES == 1:
                 top = tl.maximum(top, s)
         for j in tl.static_range(BOUND):
-            seen = m_n & (j < reach)
-            m_k = seen[:, None] & m_d[None, :]
-            b_v = tl.load(v + (at_v - j * sv)[:, None] + o_d[None, :], mask=m_k, other=0.0)
+            b_v = _load(v, at_v - j * sv, m_n & (j < reach), D, BD)
             if CHOICES > 1:
                 # each choice has a largest score of its own, so it is found on the way
                 higher = tl.maximum(top, scores[j])
@@ -184,11 +203,9 @@ def windowed_fwd_kernel_shift(  # type: ignore[no-untyped-def]
             if CHOICES > 1:
                 for c in tl.static_range(CHOICES):
                     if tl.minimum(_width(packed_low, packed_high, c), bound) == j + 1:
-                        done = (b_o / total[:, None]).to(o.dtype.element_ty)
-                        tl.store(o + (at_o + c * soc)[:, None] + o_d[None, :], done, mask=m_q)
+                        _store(o, at_o + c * soc, b_o / total[:, None], m_n, D, BD)
         if CHOICES == 1:
-            done = (b_o / total[:, None]).to(o.dtype.element_ty)
-            tl.store(o + at_o[:, None] + o_d[None, :], done, mask=m_q)
+            _store(o, at_o, b_o / total[:, None], m_n, D, BD)
 
 
 @triton.jit(do_not_specialize=_STEADY)
@@ -203,35 +220,20 @@ def windowed_bwd_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """A tile of rows and its halos: dq, dk and dv of the rows that it owns."""
     row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
-    o_d = tl.arange(0, BD)
-    m_d = o_d < D
     dist = tl.arange(0, BN)[:, None] - tl.arange(0, BN)[None, :]
-    b = b.to(tl.int64)
-    if FLAT:
-        at_k = row.to(tl.int64) * D
-        at_v = at_k
-    else:
-        at_k = b * skb + kv * skh + t * skt
-        at_v = b * svb + kv * svh + t * svt
-    m_k = m_n[:, None] & m_d[None, :]
-    m_q = m_own[:, None] & m_d[None, :]
-    b_k = tl.load(k + at_k[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
-    b_v = tl.load(v + at_v[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+    b_k = _load(k, _at(row, b, kv, t, skb, skh, skt, D, FLAT), m_n, D, BD)
+    b_v = _load(v, _at(row, b, kv, t, svb, svh, svt, D, FLAT), m_n, D, BD)
     b_dk = tl.zeros([BN, BD], tl.float32)
     b_dv = tl.zeros([BN, BD], tl.float32)
     for g in range(G):
         h = kv * G + g
-        at_q = at_k if FLAT else b * sqb + h * sqh + t * sqt
-        b_q = tl.load(q + at_q[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
-        s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2E)  # [BN, BN]
-        if ALIBI:
-            slope = tl.load(slopes + h, mask=m_n, other=0.0).to(tl.float32) * LOG2E
-            s -= slope[:, None] * dist
+        b_q = _load(q, _at(row, b, h, t, sqb, sqh, sqt, D, FLAT), m_n, D, BD)
+        s = _scores(b_q, b_k, scale, slopes, h, m_n, dist, ALIBI, PRECISION)
         at_w = b * swb + h * swh + t * swt
         b_ds = tl.zeros([BN, BN], tl.float32)
         for c in tl.static_range(CHOICES):
-            at_o = (row.to(tl.int64) * D if FLAT else b * sob + h * soh + t * sot) + c * soc
-            b_do = tl.load(do + at_o[:, None] + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
+            at_o = _at(row, b, h, t, sob, soh, sot, D, FLAT) + c * soc
+            b_do = _load(do, at_o, m_n, D, BD)
             reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c, TENSOR)
             p, total = _probabilities(s, dist, reach)
             p /= total[:, None]
@@ -241,13 +243,10 @@ def windowed_bwd_kernel(  # type: ignore[no-untyped-def]
             b_dv += tl.dot(tl.trans(p.to(b_do.dtype)), b_do, input_precision=PRECISION)
         b_ds = (b_ds * scale).to(b_k.dtype)
         b_dq = tl.dot(b_ds, b_k, input_precision=PRECISION)  # [BN, BD]
-        at_dq = row.to(tl.int64) * D if FLAT else b * sdqb + h * sdqh + t * sdqt
-        tl.store(dq + at_dq[:, None] + o_d[None, :], b_dq.to(dq.dtype.element_ty), mask=m_q)
+        _store(dq, _at(row, b, h, t, sdqb, sdqh, sdqt, D, FLAT), b_dq, m_own, D, BD)
         b_dk += tl.dot(tl.trans(b_ds), b_q, input_precision=PRECISION)
-    at_dk = row.to(tl.int64) * D if FLAT else b * sdkb + kv * sdkh + t * sdkt
-    at_dv = row.to(tl.int64) * D if FLAT else b * sdvb + kv * sdvh + t * sdvt
-    tl.store(dk + at_dk[:, None] + o_d[None, :], b_dk.to(dk.dtype.element_ty), mask=m_q)
-    tl.store(dv + at_dv[:, None] + o_d[None, :], b_dv.to(dv.dtype.element_ty), mask=m_q)
+    _store(dk, _at(row, b, kv, t, sdkb, sdkh, sdkt, D, FLAT), b_dk, m_own, D, BD)
+    _store(dv, _at(row, b, kv, t, sdvb, sdvh, sdvt, D, FLAT), b_dv, m_own, D, BD)
 
 
 def _tile(rows: int, halo: int, length: int) -> tuple[int, int]:
@@ -391,28 +390,7 @@ def _windowed_backward(
     return dq, dk, dv
 
 
-@_windowed.register_fake
-def _(q, k, v, window, widths, slopes, scale):  # type: ignore[no-untyped-def]
-    return empty_outputs(rows_whole(q), len(widths))
-
-
-@_windowed_backward.register_fake
-def _(do, q, k, v, window, widths, slopes, scale):  # type: ignore[no-untyped-def]
-    return tuple(empty_like_q(rows_whole(x)) for x in (q, k, v))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    q, k, v, window, ctx.widths, slopes, ctx.scale = inputs
-    ctx.save_for_backward(q, k, v, window, slopes)
-
-
-def _gradients(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, window, slopes = ctx.saved_tensors
-    grads = _windowed_backward(do, q, k, v, window, ctx.widths, slopes, ctx.scale)
-    return *grads, None, None, None, None
-
-
-_windowed.register_autograd(_gradients, setup_context=_keep)
+differentiable(_windowed, _windowed_backward)
 
 
 def windowed(

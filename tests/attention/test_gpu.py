@@ -21,6 +21,7 @@ def window(length: int = 130) -> torch.Tensor:
     return torch.randint(1, 7, (2, length), device="cuda", dtype=torch.int32)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 def test_a_compiled_call_equals_a_plain_one_and_breaks_no_graph() -> None:
     q, k, v, w = rows(4).requires_grad_(), rows(2), rows(2), window()
 
@@ -51,6 +52,7 @@ def test_a_captured_graph_follows_windows_that_change() -> None:
         assert torch.equal(out, local_attention(q, k, v, w, "triton"))
 
 
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")  # since it was refused
 def test_in_a_captured_graph_a_window_without_a_bound_is_refused() -> None:
     q, w = rows(2), window()
     graph = torch.cuda.CUDAGraph()
