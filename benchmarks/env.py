@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", help="configuration file; the medical default where none is given"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the step on a GPU alone"
+    )
     parser.add_argument("--windows", type=int, default=7, help="windows of each measurement")
     parser.add_argument("--million", type=int, default=1_000_000, help="terms of the big catalog")
 
@@ -49,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Iterator[Row]:
     """Measure the core at three sizes, the vector environment, the sampler, and a large catalog."""
     world = open_world(args.config)
+    if args.device == "cuda":
+        from benchmarks import env_device
+
+        yield from env_device.rows(world, args.device)
+        return
     for n, steps in ((1, 1000), (64, 600), (4096, 100)):
         script = write_script(world, n, steps)
         seconds = quiet(lambda: play(world, n, script), args.windows)  # noqa: B023

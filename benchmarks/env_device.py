@@ -15,6 +15,7 @@ import torch
 from flexattn.bench import Row
 from flexattn.env.device import DeviceCore
 from flexattn.env.world import World
+from flexattn.errors import FlexAttnError
 
 STEPS = 16  # of one graph
 BATCHES = (4096, 16384, 65536, 262144, 1048576)
@@ -22,6 +23,8 @@ BATCHES = (4096, 16384, 65536, 262144, 1048576)
 
 def rows(world: World, device: str, replays: int = 12) -> Iterator[Row]:
     """Measure random steps at several batches, and faithful ones at the largest but one."""
+    if not torch.cuda.is_available():
+        raise FlexAttnError("bench env: --device is cuda, but torch finds no GPU here")
     for n in BATCHES:
         core = DeviceCore(world, n, device, seed=1, autoreset=True)
         rate = measure(core, core.step_random, replays)

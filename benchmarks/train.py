@@ -21,6 +21,7 @@ from pathlib import Path
 import numba
 import torch
 
+from benchmarks.profile import shares
 from flexattn.audit.writer import RunLog
 from flexattn.bench import Row
 from flexattn.config import Config, load_config
@@ -42,15 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidate", default="configs/medical.yaml", help="configuration file")
     parser.add_argument("--baseline", help="configuration file; default: a fixed candidate")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each side; default 10")
+    parser.add_argument(
+        "--profile", action="store_true", help="where the time goes, instead of two sides in turns"
+    )
     parser.add_argument("--steps", type=int, default=12, help="gradient steps a round; default 12")
     parser.add_argument(
         "--updates", type=int, metavar="N", help="updates/s beside peers instead, N windows each"
     )
     parser.add_argument("--threads", type=int, default=2, help="of --updates; default 2")
+    parser.add_argument(
+        "--kernels", type=int, default=0, metavar="N", help="on a GPU: also print the N longest"
+    )
 
 
 def run(args: argparse.Namespace) -> Iterator[Row]:
-    """Let the sides take turns."""
+    """Let the sides take turns, or take one training apart."""
+    if load_config(args.candidate).train.device == "cuda":
+        from benchmarks import resident
+
+        yield from resident.rows(load_config(args.candidate), args.steps, args.kernels)
+        return
+    if args.profile:
+        yield from shares(load_config(args.candidate), args.steps)
+        return
     if args.updates:
         from benchmarks import updates
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ from flexattn.config import Config
 from flexattn.display import Display
 from flexattn.env.world import World
 from flexattn.episode import Policy
-from flexattn.errors import ConfigError
+from flexattn.errors import ConfigError, MissingExtraError
 from flexattn.live import LiveCatalogs
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def trainer_of(
 
         return SteeredTraining(config, world, log, display, device, live)
     if device.type == "cuda" and ranks is None:
+        if find_spec("triton") is None:
+            raise MissingExtraError("train.device: cuda", "triton")
         from flexattn.resident import ResidentTraining
 
         return ResidentTraining(config, world, log, display, device)
