@@ -361,7 +361,8 @@ def _settle_torch(config: Config) -> None:
     import torch
 
     torch.set_num_threads(config.train.threads)
-    torch.use_deterministic_algorithms(True)
+    # as use_deterministic_algorithms, which loads the compiler too: 2 s that no eager run needs
+    torch.set_deterministic_debug_mode("error")
 
 
 def choose_gpu(config: Config, slot: int) -> None:

@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--workers", metavar="N", type=int, help="runs side by side; default: one a CPU"
     )
+    made.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="run the seeds on a Ray cluster: auto, ray://host:10001, or local for one here",
+    )  # fmt: skip
     made.add_argument("--plain", action="store_true", help="plain lines also on a terminal")
     return made
 
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     if given.seeds is not None:
         return _many(given)
-    for option in ("workers",):
+    for option in ("workers", "ray"):
         if getattr(given, option) is not None:
             raise ConfigError(f"--{option}: is for many runs; expected --seeds beside it")
     if len(given.config) > 1:
@@ -118,9 +122,12 @@ def _many(given: argparse.Namespace) -> int:
         raise ConfigError("--seeds: needs --config, such as --config configs/smoke.yaml")
     tasks = seeds.tasks(given.config, given.overrides, seeds.parse_seeds(given.seeds))
     display = seeds.Together(plain=True if given.plain else None)
-    return seeds.farewell(
-        tasks, seeds.run_here(tasks, seeds.workers(given.workers, tasks), display)
-    )
+    workers = seeds.workers(given.workers, tasks)
+    if given.ray is None:
+        return seeds.farewell(tasks, seeds.run_here(tasks, workers, display))
+    from flexattn import cluster
+
+    return seeds.farewell(tasks, cluster.run_on(given.ray, tasks, workers, display))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def save(
         "sha256": _sha256(aside / "tensors.safetensors"),
         **state,
     }
+    described["state_sha256"] = _state_sha256(described)
     (aside / "state.json").write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
     for file in aside.iterdir():
         _flush(file)
@@ -105,6 +106,9 @@ def load(place: Path) -> Checkpoint:
     """
     try:
         state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        written = state.pop("state_sha256", None)  # checkpoints of earlier versions have none
+        if written is not None and written != _state_sha256(state):
+            raise CheckpointError(f"{place / 'state.json'}: was changed after writing")
         found, expected = _sha256(place / "tensors.safetensors"), state["sha256"]
         if found != expected:
             raise CheckpointError(
@@ -112,7 +116,9 @@ def load(place: Path) -> Checkpoint:
                 f"{expected[:8]}; it was damaged"
             )
         return Checkpoint(int(state["step"]), load_file(place / "tensors.safetensors"), state)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{place}: is no whole checkpoint ({type(error).__name__})") from None
 
 
@@ -165,6 +171,12 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _state_sha256(state: Mapping[str, Any]) -> str:
+    """Of a state as JSON with sorted keys, which writing and reading leave as it is."""
+    text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

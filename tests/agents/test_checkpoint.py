@@ -29,6 +29,70 @@ def test_the_newest_is_loaded_and_only_the_last_k_are_kept(tmp_path: Path) -> No
     ]
 
 
+def _garbled(data: bytes) -> bytes:
+    return bytes(byte ^ 0x5A for byte in data)
+
+
+DAMAGE = {
+    "one bit of the tensors": ("tensors.safetensors", lambda d: d[:-1] + bytes([d[-1] ^ 1])),
+    "tensors cut": ("tensors.safetensors", lambda d: d[:-2]),
+    "tensors cut in the header": ("tensors.safetensors", lambda d: d[:5]),
+    "tensors empty": ("tensors.safetensors", lambda d: b""),
+    "tensors garbled": ("tensors.safetensors", _garbled),
+    "tensors longer": ("tensors.safetensors", lambda d: d + b"\0"),
+    "state cut": ("state.json", lambda d: d[: len(d) // 2]),
+    "state empty": ("state.json", lambda d: b""),
+    "state garbled": ("state.json", _garbled),
+    "state no object": ("state.json", lambda d: b"[1, 2]"),
+    "one digit of the state": ("state.json", lambda d: d.replace(b'"rng": 2', b'"rng": 3')),
+    "another step": ("state.json", lambda d: d.replace(b'"step": 2', b'"step": "x"')),
+    "no hash of the tensors": ("state.json", lambda d: d.replace(b'"sha256"', b'"sha257"')),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_cut_or_garbled_is_skipped_with_a_word(tmp_path: Path, damage: str) -> None:
+    _save(tmp_path, 1)
+    place = _save(tmp_path, 2)
+    name, change = DAMAGE[damage]
+    data = (place / name).read_bytes()
+    (place / name).write_bytes(change(data))
+    assert (place / name).read_bytes() != data
+    saved, skipped = checkpoints.load_newest(tmp_path)
+    assert saved is not None
+    assert saved.step == 1
+    assert len(skipped) == 1
+    assert "step-00000002" in skipped[0]
+    assert skipped[0].endswith("going back to the one before")
+    assert "\n" not in skipped[0]
+
+
+def test_where_all_are_damaged_there_is_none_and_a_word_for_each(tmp_path: Path) -> None:
+    for step in (1, 2):
+        (_save(tmp_path, step) / "state.json").write_bytes(b"\xff")
+    saved, skipped = checkpoints.load_newest(tmp_path)
+    assert saved is None
+    assert len(skipped) == 2
+
+
+def test_what_was_being_written_when_the_process_died_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(tmp_path, 1)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _save(tmp_path, 2)
+    saved, skipped = checkpoints.load_newest(tmp_path)
+    assert saved is not None
+    assert (saved.step, skipped) == (1, [])
+    assert _save(tmp_path, 2).is_dir(), "what was left aside is in nobody's way"
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "state", "missing"])
 def test_a_damaged_newest_is_skipped_with_a_word(tmp_path: Path, damage: str) -> None:
     _save(tmp_path, 1)

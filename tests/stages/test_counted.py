@@ -123,8 +123,8 @@ def test_a_checkpoint_of_other_counts_is_refused(
     copy = tmp_path / "stage_a"
     shutil.copytree(run, copy)
     state = sorted((copy / "checkpoints").iterdir())[-1] / "state.json"
-    text = state.read_text(encoding="utf-8")
-    counts = json.loads(text)["counts"]
-    state.write_text(text.replace(counts, "0" * 64), encoding="utf-8")
+    tree = json.loads(state.read_text(encoding="utf-8")) | {"counts": "0" * 64}
+    del tree["state_sha256"]  # else the change itself is found first
+    state.write_text(json.dumps(tree), encoding="utf-8")
     assert generate.main(["--run", str(copy), "--question", "什么是肝素？"]) == 2
     assert "has counts 00000000, the corpus gives" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""Characters trained a second with 1 rank and with more, each rank's share of the batch the same.
+
+    python -m benchmarks.scaling --config configs/gpu.yaml --ranks 1 2 --steps 60
+
+Each size is a training of its own under `torch.distributed.run`, batch and buffers multiplied by
+the number of ranks, NCCL where train.device is cuda and gloo elsewhere. The first steps of each
+phase are left out of the clock. Efficiency is the rate divided by ranks times the rate of the first
+size; 1.0 means that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from flexattn.config import Config, load_config
+from flexattn.display import Display
+from flexattn.domain import Domain
+from flexattn.job import together
+from flexattn.training import Training
+
+GROWS = ("clone_batch_answers", "batch_answers", "rollout_answers")
+WARM = 5  # steps of each phase before the clock starts
+
+
+def measured(config: Config, steps: int, ranks: int) -> None:
+    """This process's part; the first rank prints one line of JSON for each phase."""
+    train = config.train
+    update: dict[str, object] = {name: getattr(train, name) * ranks for name in GROWS}
+    update |= {
+        name: steps if getattr(train, name) else 0
+        for name in ("clone_steps", "warmup_steps", "sac_steps")
+    }
+    agent = config.agent
+    config = config.model_copy(
+        update={
+            "train": train.model_copy(update=update),
+            "agent": agent.model_copy(update={"buffer_answers": agent.buffer_answers * ranks}),
+        }
+    )
+    torch.set_num_threads(train.threads)
+    torch.use_deterministic_algorithms(True)
+    domain = Domain.of_config(config)
+    with together(config) as joined:
+        device = torch.device(train.device)
+        display = Display(quiet=True)
+        if joined is None:
+            training = Training(config, domain.world, None, display, device)
+        else:
+            training = Training(config, domain.world, None, display, device, None, joined)
+        last = 0
+        for phase in training.phases:
+            if not phase.steps:
+                continue
+            began, before = 0.0, 0
+            first, last = last, last + phase.steps
+            for step in training.run():
+                if step == first + WARM:
+                    _settled(device)
+                    began, before = time.perf_counter(), training.characters
+                if step == last:
+                    break
+            _settled(device)
+            spent, characters = time.perf_counter() - began, training.characters - before
+            if joined is None or joined.first:
+                rate = characters / spent
+                print(json.dumps({"phase": phase.name, "ranks": ranks, "rate": rate}), flush=True)
+
+
+def _settled(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main(words: list[str]) -> int:
+    """Start one training for each size, print its rates and what of them is left for each rank."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/smoke.yaml")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=30, help="of each phase, default 30")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--here", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args(words)
+    if given.here:
+        measured(load_config(given.config, given.overrides), given.steps, given.here)
+        return 0
+    rows = []
+    for ranks in given.ranks:
+        command = [sys.executable, "-m"]
+        if ranks > 1:
+            launch = "torch.distributed.run --standalone --nproc-per-node"
+            command += [*launch.split(), str(ranks), "-m"]
+        done = subprocess.run(
+            [*command, "benchmarks.scaling", *words, "--here", str(ranks)],
+            check=True, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    base = {row["phase"]: row for row in rows if row["ranks"] == given.ranks[0]}
+    for row in rows:
+        alone = base[row["phase"]]
+        row["efficiency"] = row["rate"] / alone["rate"] * alone["ranks"] / row["ranks"]
+        print(
+            f"{row['phase']:8s} {row['ranks']} ranks {row['rate']:14,.0f} characters/s  "
+            f"efficiency {row['efficiency']:.2f}"
+        )
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
