@@ -70,7 +70,9 @@ class TrainingRun:
         self.live = LiveCatalogs(
             self.domain, self.folder, self.log, config.lexicon, self.display.say
         )
-        self.training = trainer_of(config, world, self.log, self.display, self.live, self.ranks)
+        # several ranks would have to agree on the place: they keep the version they began with
+        live = self.live if self.ranks is None or self.ranks.size == 1 else None
+        self.training = trainer_of(config, world, self.log, self.display, live, self.ranks)
         self.assessment = self._assessment()
         model = config.train.bert_model
         self.bert = BertScorer(resolve_path(model), config.train.bert_layer) if model else None

@@ -22,9 +22,9 @@ from flexattn.live import LiveCatalogs
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    "corpus.records=40", "agent.hidden=16", "agent.char_dim=16", "agent.buffer_answers=64",
+    "corpus.records=20", "agent.hidden=16", "agent.char_dim=16", "agent.buffer_answers=24",
     "train.clone_steps=2", "train.warmup_steps=4", "train.sac_steps=12",
-    "train.clone_batch_answers=4", "train.batch_answers=2", "train.rollout_answers=6",
+    "train.clone_batch_answers=4", "train.batch_answers=2", "train.rollout_answers=5",
     "train.rollout_every=2", "train.evaluate_every=1000", "train.final_answers=2",
     "train.checkpoint_every=4", "train.threads=1", "log.seal_lines=300",
 )  # fmt: skip

@@ -343,7 +343,11 @@ class World:
         else:
             vocabulary, grams, answers = corpus_of.vocabulary, corpus_of.grams, corpus_of.answers
             train, heldout = corpus_of.train, corpus_of.heldout
-        goto, blocked = _ban_tables(terms.banned, vocabulary)
+        if corpus_of is not None and corpus_of.banned == terms.banned:
+            # the same arrays: environments of both versions find them in the cache
+            goto, blocked = corpus_of.mask.goto, corpus_of.mask.blocked
+        else:
+            goto, blocked = _ban_tables(terms.banned, vocabulary)
         names = {name: r.term for r in reversed(records) for name in (*r.aliases, r.term) if name}
         names.update({r.term: r.term for r in records if r.term})
         questions = QuestionEncoder(

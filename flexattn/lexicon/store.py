@@ -18,6 +18,7 @@ import enum
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import threading
 import time
@@ -35,11 +36,13 @@ from flexattn.errors import CatalogError, FlexAttnError
 from flexattn.lexicon.aside import load_aside
 from flexattn.lexicon.entries import Catalog, load_catalog, parse_catalog
 from flexattn.lexicon.meaning import Meaning
-from flexattn.lexicon.signature import check_signature
+from flexattn.lexicon.signature import check_signature, signature_path
 
 Built = TypeVar("Built")
 
 VERSIONS = "versions.jsonl"
+SETTLED_NS = 1_000_000_000
+Stamps = tuple[tuple[int, ...] | None, ...]
 _ENTRY = re.compile(r"entry (?:at position )?\d+|banned \d+")
 
 
@@ -134,6 +137,7 @@ class CatalogStore(Generic[Built]):
         self._bans: tuple[str, ...] = ()
         self._ready: OrderedDict[str, tuple[Catalog, Built]] = OrderedDict()
         self._seen: OrderedDict[str, str] = OrderedDict()  # hash of a file's bytes -> of its JSON
+        self._read: dict[str, tuple[Stamps, str]] = {}  # path -> when it was read, hash of its JSON
         self._meaning: Meaning | None = None  # of every version that was in force
         self._remembered: set[str] = set()
         self._worker: ThreadPoolExecutor | None = None
@@ -278,21 +282,34 @@ class CatalogStore(Generic[Built]):
         )
 
     def _from_file(self, path: str | Path, follow_links: bool) -> tuple[Catalog, Built]:
+        stamps = _stamps(path)
+        read = self._read.get(str(path))
+        if read is not None and stamps == read[0] and read[1] in self._ready:
+            return self._made(self._ready[read[1]][0])  # nothing was written to it since
         data = jsontext.read_bytes(path, CatalogError, follow_links=follow_links)
         check_signature(path, data, self._public_key)
         key = hashlib.sha256(data).hexdigest()
         known = self._seen.get(key)
         if known is not None and known in self._ready:
+            self._remember_read(path, stamps, known)
             return self._made(self._ready[known][0])
         if len(data) > self._aside_above_bytes:
             catalog = self._load_aside(path, data)
         else:
             catalog = parse_catalog(jsontext.parse(data, str(path), CatalogError), str(path))
         made = self._made(catalog)
+        self._remember_read(path, stamps, catalog.sha256)
         self._seen[key] = catalog.sha256
         while len(self._seen) > 16 * self._keep_built:
             self._seen.popitem(last=False)
         return made
+
+    def _remember_read(self, path: str | Path, stamps: Stamps | None, sha256: str) -> None:
+        if stamps is not None:
+            self._read.pop(str(path), None)
+            self._read[str(path)] = (stamps, sha256)
+            if len(self._read) > 4 * self._keep_built:
+                self._read.pop(next(iter(self._read)))
 
     def _load_aside(self, path: str | Path, data: bytes) -> Catalog:
         """The very bytes that were read and verified go to the other process, not the file."""
@@ -376,6 +393,27 @@ class CatalogStore(Generic[Built]):
                 f"changed after it was kept"
             )
         return catalog
+
+
+def _stamps(path: str | Path) -> Stamps | None:
+    """Of a file and of its signature: written to, it gets another.
+
+    None for a link, and for a file written within the last second: the clock of a file system may
+    be too coarse to tell two writings apart.
+    """
+    found: list[tuple[int, ...] | None] = []
+    for file in (Path(path), signature_path(path)):
+        try:
+            status = os.lstat(file)
+        except OSError:
+            found.append(None)
+            continue
+        if not stat.S_ISREG(status.st_mode) or time.time_ns() - status.st_ctime_ns < SETTLED_NS:
+            return None
+        found.append(
+            (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        )
+    return tuple(found)
 
 
 def _read_switches(path: Path) -> list[Switch]:

@@ -80,6 +80,33 @@ def test_a_version_that_is_in_force_already_makes_no_revision(
     assert len(store.switches) == 1
 
 
+def test_a_settled_file_is_read_once_and_again_after_it_is_written_to(
+    store: CatalogStore[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (write(tmp_path / f"{n}.json", catalog(n)) for n in "12")
+    monkeypatch.setattr(store_module, "SETTLED_NS", 0)
+    reads: list[str] = []
+    read = store_module.jsontext.read_bytes
+
+    def counted(path: str | Path, *rest: Any, **options: Any) -> bytes:
+        reads.append(Path(path).name)
+        return read(path, *rest, **options)
+
+    monkeypatch.setattr(store_module.jsontext, "read_bytes", counted)
+    for path in (one, two, one, two):
+        store.swap(path)
+    assert reads == ["1.json", "2.json"]
+    assert [switch.sha256 for switch in store.switches[:2]] == [
+        switch.sha256 for switch in store.switches[2:]
+    ]
+    write(one, catalog("3"))
+    assert store.swap(one).built == "3"
+    signature_path(two).write_bytes(b"no signature")
+    with pytest.raises(CatalogError, match=r"sig"):
+        store.swap(two)
+    assert reads.count("2.json") == 2
+
+
 def test_all_versions_go_by_the_name_of_the_first(store: CatalogStore[str], tmp_path: Path) -> None:
     store.swap(write(tmp_path / "trial.json", catalog("1")))
     assert store.swap(write(tmp_path / "new.json", catalog("2"))).catalog.file == "trial.json"
