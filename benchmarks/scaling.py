@@ -23,7 +23,7 @@ from flexattn.config import Config, load_config
 from flexattn.display import Display
 from flexattn.domain import Domain
 from flexattn.job import together
-from flexattn.training import Training
+from flexattn.stages.trainer import trainer_of
 
 GROWS = ("clone_batch_answers", "batch_answers", "rollout_answers")
 WARM = 5  # steps of each phase before the clock starts
@@ -49,17 +49,14 @@ def measured(config: Config, steps: int, ranks: int) -> None:
     domain = Domain.of_config(config)
     with together(config) as joined:
         device = torch.device(train.device)
-        display = Display(quiet=True)
-        if joined is None:
-            training = Training(config, domain.world, None, display, device)
-        else:
-            training = Training(config, domain.world, None, display, device, None, joined)
+        training = trainer_of(config, domain.world, None, Display(quiet=True), None, joined)
         last = 0
-        for phase in training.phases:
-            if not phase.steps:
+        for phase in ("clone", "warmup", "sac"):
+            count = getattr(config.train, f"{phase}_steps")
+            if not count:
                 continue
             began, before = 0.0, 0
-            first, last = last, last + phase.steps
+            first, last = last, last + count
             for step in training.run():
                 if step == first + WARM:
                     _settled(device)
@@ -70,7 +67,7 @@ def measured(config: Config, steps: int, ranks: int) -> None:
             spent, characters = time.perf_counter() - began, training.characters - before
             if joined is None or joined.first:
                 rate = characters / spent
-                print(json.dumps({"phase": phase.name, "ranks": ranks, "rate": rate}), flush=True)
+                print(json.dumps({"phase": phase, "ranks": ranks, "rate": rate}), flush=True)
 
 
 def _settled(device: torch.device) -> None:

@@ -100,6 +100,12 @@ class Ranks:
         distributed.all_reduce(summed)
         return [int(count) for count in summed.tolist()]
 
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, without gradient."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
     def tell(self, text: str) -> str:
         """What the first rank says, on every rank."""
         if self.size == 1:

@@ -81,13 +81,14 @@ def trainer_of(
         from flexattn.stages.steered import SteeredTraining
 
         return SteeredTraining(config, world, log, display, device, live)
-    if device.type == "cuda" and ranks is None:
+    from flexattn.agents.ranks import ALONE
+
+    if device.type == "cuda":
         if find_spec("triton") is None:
             raise MissingExtraError("train.device: cuda", "triton")
         from flexattn.resident import ResidentTraining
 
-        return ResidentTraining(config, world, log, display, device)
-    from flexattn.agents.ranks import ALONE
+        return ResidentTraining(config, world, log, display, device, ranks or ALONE)
     from flexattn.training import Training
 
     return Training(config, world, log, display, device, live, ranks or ALONE)
