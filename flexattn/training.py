@@ -60,7 +60,7 @@ class Training:
         self,
         config: Config,
         world: World,
-        log: RunLog,
+        log: RunLog | None,
         display: Display,
         device: torch.device,
         live: LiveCatalogs | None = None,
@@ -403,7 +403,7 @@ class Training:
             "generator": self.generator.get_state(),
         }
         state = {
-            "log": self.log.position(),
+            "log": self.log.position() if self.log is not None else None,
             "rng": self.rng.bit_generator.state,
             "added": [self.agent_buffer.added, self.demo_buffer.added],
             "characters": self.characters,

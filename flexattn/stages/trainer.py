@@ -73,6 +73,7 @@ def trainer_of(
     if config.stages.stage == "a":
         from flexattn.stages.counted import CountedTraining
 
+        assert log is not None and live is not None  # what a first rank has
         return CountedTraining(config, world, log, display, live)
     import torch
 
@@ -80,6 +81,7 @@ def trainer_of(
     if config.stages.stage == "b":
         from flexattn.stages.steered import SteeredTraining
 
+        assert log is not None and live is not None
         return SteeredTraining(config, world, log, display, device, live)
     from flexattn.agents.ranks import ALONE
 
