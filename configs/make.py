@@ -162,7 +162,7 @@ def files() -> dict[Path, str]:
             own = {**SIZE, "run.name": name, **changes}
             made[HERE / folder / f"{name}.yaml"] = changed(base, title, own)
     for name, (title, changes) in STAGES.items():
-        own = {"run.name": f"stage_{name}", **changes}
+        own = {"run.name": f"stage_{name}", "train.final_answers": "400", **changes}
         made[HERE / f"stage_{name}.yaml"] = changed(base, title, own)
     made[HERE / "own.yaml"] = changed(base, *OWN)
     return made

@@ -312,7 +312,7 @@ def _openness(
     """How many characters the narrowest window leaves open, and whether a clause begins."""
     for n in range(envs.shape[0]):
         i = envs[n]
-        c = _context(history[i], topics[i, 0], step[i], window, C)
+        c = _context(history[i], topics[i, 0], np.int64(step[i]), window, C)
         kinds = 0 if c < 0 else min(2, C.start[c + 1] - C.start[c])
         last = history[i, history.shape[1] - 1]
         out[n] = kinds + 3 * (last == PAD or C.mark[last])
@@ -338,14 +338,15 @@ def _decide(
     seen = history.shape[1]
     for n in range(envs.shape[0]):
         i = envs[n]
+        t = np.int64(step[i])
         for n_seen in range(seen):
             line[n_seen] = history[i, n_seen]
-        expected = _expect(line, seen, caps[-1], topics[i], step[i], window[n], weight, touched, C)
+        expected = _expect(line, seen, caps[-1], topics[i], t, window[n], weight, touched, C)
         for p in range(caps.shape[0]):
             size[n, p], worth[n, p] = _offer(line, seen, expected, caps[p], C)
         last = size[n, caps.shape[0] - 1]
         inside[n] = last > 0 and _inside(line, seen, expected, last, longest, C)
-        count, left = _weigh(history[i], topics[i], step[i], window[n], False, weight, touched, C)
+        count, left = _weigh(history[i], topics[i], t, window[n], False, weight, touched, C)
         row = legal[i]
         total, best, allowed = 0.0, np.int64(-1), 0
         for w in range(row.shape[0]):
