@@ -20,6 +20,21 @@ from flexattn.errors import FlexAttnError
 from flexattn.resident import ResidentTraining
 
 WARM = 4  # steps until a phase is recorded
+GROUPS = {
+    "step_kernel": "environment",
+    "_sample_kernel": "legal rows",
+    "_values_kernel": "legal rows",
+    "_gradient_kernel": "legal rows",
+    "windowed_": "attention",
+    "nvjet": "matrix products",
+    "gemm": "matrix products",
+    "gemv": "matrix products",
+    "splitK": "matrix products",
+    "triton_": "fused elementwise and sums",
+    "multi_tensor": "optimiser",
+    "FusedAdam": "optimiser",
+    "": "other elementwise, copies, gathers",
+}
 
 
 def rows(config: Config, steps: int, kernels: int = 0) -> Iterator[Row]:
@@ -62,6 +77,10 @@ def _seconds(work: Callable[[], None], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
+def _group(kernel: str) -> str:
+    return next(group for part, group in GROUPS.items() if part in kernel)
+
+
 def _print_kernels(name: str, work: Callable[[], None], most: int) -> None:
     """Shares of the device's busy time, by kernel."""
     from torch.profiler import ProfilerActivity, profile
@@ -77,5 +96,8 @@ def _print_kernels(name: str, work: Callable[[], None], most: int) -> None:
             count[event.name] += 1
     whole = sum(took.values())
     print(f"{name}: {sum(count.values())} kernels, busy {whole / 1e3:.2f} ms")
+    for group in dict.fromkeys(GROUPS.values()):
+        part = sum(us for kernel, us in took.items() if _group(kernel) == group)
+        print(f"{part / whole:7.1%} {part / 1e3:8.3f} ms {group}")
     for kernel, us in took.most_common(most):
         print(f"{us / whole:7.1%} {us / 1e3:8.3f} ms x{count[kernel]:<5d} {kernel[:90]}")

@@ -22,6 +22,7 @@ from flexattn.agents import checkpoint as checkpoints
 from flexattn.agents.checkpoint import Checkpoint
 from flexattn.agents.decision import Choose
 from flexattn.agents.policy import Student
+from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.resident import Captured, ResidentLearner, check
 from flexattn.agents.schedule import curriculum, length_probabilities, linear
 from flexattn.agents.stream import Stream
@@ -31,7 +32,7 @@ from flexattn.display import Display
 from flexattn.env.collect import EpisodeSteps
 from flexattn.env.core import Core
 from flexattn.env.world import World
-from flexattn.errors import CheckpointError
+from flexattn.errors import CheckpointError, ConfigError
 from flexattn.evaluation.metrics import is_cjk
 
 FIGURES_EVERY = 20  # steps
@@ -40,12 +41,23 @@ CLONE_LAST_RATE = 0.05  # of clone_lr
 _LOGGED = ("history_choice", "cap_choice", "taken", "written", "valid", "record", "asked")
 
 
+def _share(config: Config, ranks: Ranks) -> Config:
+    """The configuration with this rank's environments."""
+    answers = config.train.rollout_answers
+    if answers % ranks.size:
+        raise ConfigError(
+            f"train.rollout_answers is {answers}, expected a multiple of the {ranks.size} ranks"
+        )
+    update = {"rollout_answers": answers // ranks.size}
+    return config.model_copy(update={"train": config.train.model_copy(update=update)})
+
+
 class ResidentTraining:
     """Everything that changes during a run on a GPU."""
 
     def __init__(
         self, config: Config, world: World, log: RunLog | None, display: Display,
-        device: torch.device, *, fused: bool = True,
+        device: torch.device, ranks: Ranks = ALONE, *, fused: bool = True,
     ) -> None:  # fmt: skip
         """Build learner and stream from a seed; writes nothing yet.
 
@@ -55,21 +67,26 @@ class ResidentTraining:
           log: where the logged environments' episodes go; None: nowhere.
           display: where figures go.
           device: where everything lives.
+          ranks: the processes that learn together; each steps its share of the environments, with
+            random streams of its own.
           fused: whether torch.compile fuses the networks.
 
         Raises: ConfigError for a switch that only the CPU's learner knows.
         """
         check(config)
+        config = _share(config, ranks)
         self.config, self.world, self.display, self.device = config, world, display, device
         speed = _fused if fused else _plain
         torch.manual_seed(config.seed)
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.use_deterministic_algorithms(False)  # atomics in the embeddings' gradients
-        self.learner = ResidentLearner(config, world, device, speed)
+        self.learner = ResidentLearner(config, world, device, speed, ranks)
+        if ranks.size > 1:  # networks are equal, what is drawn is not
+            torch.manual_seed(config.seed + ranks.rank)
         alphabet = [i for c, i in world.vocabulary.ids.items() if i < world.size and is_cjk(c)]
         self.stream = Stream(
-            config, world, self.learner.actor,
+            config.model_copy(update={"seed": config.seed + ranks.rank}), world, self.learner.actor,
             torch.tensor(alphabet, dtype=torch.int32, device=device), device, speed,
         )  # fmt: skip
         self.demos = self.stream.rows_of_teacher(config.agent.demo_fraction)
@@ -77,6 +94,7 @@ class ResidentTraining:
         self.cap_lengths = length_probabilities(lengths, world.settings.hit_cap_chars)
         self.step = 0
         self._before = 0  # characters of the runs before a resume
+        self._shown = 0
         self.logged = _Logged(self, log) if log is not None and config.log.sample > 0.0 else None
         self._log = log
         questions, chunk = self.stream.questions, self.stream.chunk
@@ -125,24 +143,33 @@ class ResidentTraining:
             if done < steps:
                 self.display.begin(name, steps, done)
                 for n in range(done, steps):
-                    self._one(name, n, steps)
+                    self.one(name, n, steps)
                     self.step += 1
                     yield self.step
             first += steps
 
-    def _one(self, name: str, n: int, steps: int) -> None:
+    def one(self, name: str, n: int, steps: int) -> None:
+        """Step n of the `steps` of a phase: roll out, then update on what was written."""
         share = n / max(1, steps - 1)
         self._turn(name, n, steps, share if name == "sac" else 0.0)
-        update, demos = self._work[name]
-        self._collect[demos]()
-        if self.logged is not None and demos < self.stream.n:
-            self.logged.fetch()
-        update()
-        if self.logged is not None and demos < self.stream.n:
-            self.logged.write()
+        self.roll_out(name)
+        logged = self.logged if name != "clone" else None
+        if logged is not None:
+            logged.fetch()
+        self.learn(name)
+        if logged is not None:
+            logged.write()
         if (self.step + 1) % FIGURES_EVERY == 0:
-            before, self._shown = getattr(self, "_shown", 0), self.characters
+            before, self._shown = self._shown, self.characters
             self.display.advance(self._shown - before, self.learner.take_stats())
+
+    def roll_out(self, name: str) -> None:
+        """Fill the chunk as the phase wants it."""
+        self._collect[self._work[name][1]]()
+
+    def learn(self, name: str) -> None:
+        """The phase's update on the chunk."""
+        self._work[name][0]()
 
     def _turn(self, name: str, n: int, steps: int, share: float) -> None:
         """Set the schedules of this step; see `Training._clone` and `Training._update`."""

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from flexattn.agents import losses
 from flexattn.agents.networks import Actor, Critics, Sizes
+from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.rows import PADDED, row_values
 from flexattn.agents.stream import Chunk, Offers
 from flexattn.agents.trunks import HALF, critic_trunk, policy, taken_value, twin_advantages
 from flexattn.agents.twins import follow
+from flexattn.attention.positions import Rotary
 from flexattn.config import Config
 from flexattn.env.world import World
 from flexattn.errors import ConfigError
@@ -77,7 +79,8 @@ class Captured:
             torch.cuda.synchronize()
         else:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # the watching thread of NCCL may ask for events meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.work()
             self.graph = graph
             graph.replay()
@@ -87,7 +90,12 @@ class ResidentLearner:
     """Actor, twin critics and their targets, temperatures, optimisers; rows come from a chunk."""
 
     def __init__(
-        self, config: Config, world: World, device: torch.device, speed: Callable[[Any], Any]
+        self,
+        config: Config,
+        world: World,
+        device: torch.device,
+        speed: Callable[[Any], Any],
+        ranks: Ranks = ALONE,
     ) -> None:
         """Build the networks; torch's global seed must be set by the caller just before.
 
@@ -96,7 +104,9 @@ class ResidentLearner:
           world: the tables.
           device: where everything lives.
           speed: compiles a function, or leaves it as it is.
+          ranks: the processes that learn together, each with environments of its own.
         """
+        self.ranks = ranks
         agent = config.agent
         self.config, self.device = config, device
         sizes = Sizes.of(world)
@@ -129,9 +139,9 @@ class ResidentLearner:
             speed(work) for work in (policy, critic_trunk, taken_value)
         )
         longest = config.train.rollout_chars + max(config.env.history_chars)
-        for layer in self.actor.encoder.layers:
-            if layer.rotary is not None:  # once and for all, since graphs keep its address
-                layer.rotary.tables(longest, torch.empty(0, dtype=HALF, device=device))
+        for part in self.actor.modules():
+            if isinstance(part, Rotary):  # once and for all, since graphs keep its address
+                part.tables(longest, torch.empty(0, dtype=HALF, device=device))
 
     # ---- the two kinds of update ---------------------------------------------------------
 
@@ -140,10 +150,10 @@ class ResidentLearner:
         *_, logits = self._look(chunk, questions)
         _, _, aimed, right = row_values(logits, chunk.legal.flatten(0, 1), self._aim(chunk))
         accepted = chunk.accepted
-        loss = -losses.mean_over(self._steps(aimed).mean(0), accepted)
+        loss = -self.ranks.part_of_mean(self._steps(aimed).mean(0), accepted)
         self._descend(self.actor_optimiser, self.actor, loss)
         share = losses.mean_over(self._steps(right).float().mean(0), accepted)
-        self._count(chunk, {"clone_loss": loss, "accuracy": share})
+        self._count(chunk, {"clone_loss": loss * self.ranks.size, "accuracy": share})
 
     def update(self, chunk: Chunk, questions: Tensor, demos: int, *, actor: bool) -> None:
         """One SAC step on the critics and, where `actor` says so, on actor and temperatures.
@@ -191,6 +201,7 @@ class ResidentLearner:
     ) -> dict[str, Tensor]:  # fmt: skip
         """Critics towards y = r + gamma (1 - terminated) V(s'), part by part."""
         gamma, end, valid = self.config.agent.gamma, chunk.terminated, chunk.valid
+        mean = self.ranks.part_of_mean
         log_h, log_p, logits = policies
         with torch.no_grad():
             h, base, q_h, q_p = self._trunk(self.target, *rows)
@@ -214,14 +225,14 @@ class ResidentLearner:
             q.view(2, *chunk.step.shape, *q.shape[2:])[:, :, :-1] for q in (q_a, q_h, q_p)
         )
         loss = (
-            losses.critic_loss(q_a, y_a, valid)
-            + losses.critic_loss(q_h, y_h, valid[..., None].expand_as(y_h))
-            + losses.critic_loss(q_p, y_p, valid[..., None].expand_as(y_p))
+            losses.critic_loss(q_a, y_a, valid, mean=mean)
+            + losses.critic_loss(q_h, y_h, valid[..., None].expand_as(y_h), mean=mean)
+            + losses.critic_loss(q_p, y_p, valid[..., None].expand_as(y_p), mean=mean)
         )
         self._descend(self.critic_optimiser, self.critics, loss)
         both = valid.expand_as(q_a)
         return {
-            "critic_loss": loss, "q_mean": losses.mean_over(q_a, both),
+            "critic_loss": loss * self.ranks.size, "q_mean": losses.mean_over(q_a, both),
             "q_target": losses.mean_over(y_a, valid),
         }  # fmt: skip
 
@@ -247,14 +258,15 @@ class ResidentLearner:
         pi_h = log_h.exp()
         value = v_h + (pi_h * (v_p + v_a.T)).sum(-1)
         valid, accepted = chunk.valid, chunk.accepted
-        j_pi = -losses.mean_over(self._steps(value), valid)
+        j_pi = -self.ranks.part_of_mean(self._steps(value), valid)
         told = self._steps(aimed).mean(0)  # log pi of the teacher's character, [N, S]
-        corrected = -losses.mean_over(told, accepted)
-        cloning = -losses.mean_over(told[:demos], accepted[:demos])
+        corrected = -self.ranks.part_of_mean(told, accepted)
+        cloning = -self.ranks.part_of_mean(told[:demos], accepted[:demos])
         loss = j_pi + self.dials["bc_weight"] * 0.5 * (cloning + corrected)
         self._descend(self.actor_optimiser, self.actor, loss)
         share = losses.mean_over(self._steps(right).float().mean(0)[:demos], accepted[:demos])
-        stats = {"actor_loss": j_pi, "clone_loss": cloning, "accuracy": share}
+        many = self.ranks.size
+        stats = {"actor_loss": j_pi * many, "clone_loss": cloning * many, "accuracy": share}
         with torch.no_grad():
             pi_h = pi_h.detach()
             found = (
@@ -268,7 +280,8 @@ class ResidentLearner:
                 here = self._steps(nats_of)
                 aimed_at = self.dials[f"kappa_{head}"] * torch.log(size)
                 self.log_alpha[i] = losses.temperature_step(
-                    self.log_alpha[i], here, aimed_at, valid, self.config.agent.alpha_lr
+                    self.log_alpha[i], here, aimed_at, valid, self.config.agent.alpha_lr,
+                    self.ranks.mean,
                 ).clamp(min=-16.0, max=3.0)
                 stats[f"entropy_{head}"] = losses.mean_over(here, valid)
                 stats[f"alpha_{head}"] = self.log_alpha[i].exp()
@@ -286,6 +299,7 @@ class ResidentLearner:
     def _descend(self, optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.ranks.sum_gradients(network.parameters())
         nn.utils.clip_grad_norm_(network.parameters(), self.config.agent.grad_clip)
         optimiser.step()
 
@@ -294,7 +308,7 @@ class ResidentLearner:
         nothing = torch.zeros((), device=self.device)
         self.stats += torch.stack([stats.get(name, nothing).detach() for name in STATS])
         self.updates += 1.0
-        self.characters += chunk.valid.sum()
+        self.characters += self.ranks.sum(chunk.valid.sum())
 
     def take_stats(self) -> dict[str, float]:
         """Means since they were taken last; waits for the device."""

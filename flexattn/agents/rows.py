@@ -41,65 +41,73 @@ def _least(q, base, m, M, col, on, WIDE: tl.constexpr):  # type: ignore[no-untyp
 
 
 @triton.jit
+def _aimed(words, aim, m, WORDS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The character aimed at in state m, and whether it is legal."""
+    wanted = tl.load(aim + m)
+    known = (wanted >= 0) & _legal(words, m, tl.maximum(wanted, 0), WORDS)
+    return tl.maximum(wanted, 0), known
+
+
+@triton.jit
 def _values_kernel(  # type: ignore[no-untyped-def]
     logits, words, q, base, alpha, aim, value, nats, aimed, norm, right, M,
-    C: tl.constexpr, WIDE: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr,
-    WITH_Q: tl.constexpr,
+    C: tl.constexpr, C2: tl.constexpr, WIDE: tl.constexpr, WORDS: tl.constexpr,
+    BLOCK: tl.constexpr, WITH_Q: tl.constexpr,
 ):  # fmt: skip
-    """One state: V, entropy, log pi of the character aimed at, under each of C windows."""
+    """One state: V, entropy, log pi of the character aimed at, under all C windows side by side."""
     m = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
     on = (col < WIDE) & _legal(words, m, col, WORDS)
-    wanted = tl.load(aim + m)
-    least = col.to(tl.float32) * 0.0
-    a = 0.0
+    c = tl.arange(0, C2)
+    r = c * M + m
+    some = c < C
+    both = some[:, None] & on[None, :]
+    z = tl.load(logits + r[:, None] * WIDE + col[None, :], mask=both, other=float("-inf"))
+    z = z.to(tl.float32)
+    top = tl.max(tl.where(on[None, :], z, -1e30), 1)
+    shifted = tl.where(both, z - top[:, None], 0.0)
+    e = tl.where(both, tl.exp(shifted), 0.0)
+    mass = tl.sum(e, 1)
+    mass = tl.where(some, mass, 1.0)
+    above = tl.log(mass)
+    spread = above - tl.sum(e * shifted, 1) / mass
+    wanted, known = _aimed(words, aim, m, WORDS)
+    found = tl.load(logits + r * WIDE + wanted, mask=some & known, other=0.0).to(tl.float32)
+    found = tl.where(known, found - top, 0.0)
+    tl.store(norm + r, top + above, mask=some)
+    tl.store(nats + r, spread, mask=some)
+    tl.store(aimed + r, tl.where(known, found - above, 0.0), mask=some)
+    tl.store(right + r, (known & (found >= 0.0)).to(tl.int8), mask=some)
     if WITH_Q:
         least = _least(q, base, m, M, col, on, WIDE)
-        a = tl.load(alpha)
-    for c in range(C):
-        r = c * M + m
-        z = tl.load(logits + r * WIDE + col, mask=on, other=float("-inf")).to(tl.float32)
-        top = tl.max(z, 0)
-        e = tl.where(on, tl.exp(z - top), 0.0)
-        mass = tl.sum(e, 0)
-        total = top + tl.log(mass)
-        pi = e / mass
-        log_pi = tl.where(on, z - total, 0.0)
-        spread = -tl.sum(pi * log_pi, 0)
-        found = tl.sum(tl.where(on & (col == wanted), log_pi, 0.0), 0)
-        tl.store(norm + r, total)
-        tl.store(nats + r, spread)
-        tl.store(aimed + r, found)
-        tl.store(right + r, (found >= top - total).to(tl.int8))
-        if WITH_Q:
-            tl.store(value + r, tl.sum(pi * least, 0) + a * spread)
+        mean = tl.sum(e * tl.where(on, least, 0.0)[None, :], 1) / mass
+        tl.store(value + r, mean + tl.load(alpha) * spread, mask=some)
 
 
 @triton.jit
 def _gradient_kernel(  # type: ignore[no-untyped-def]
     logits, words, q, base, alpha, aim, value, norm, d_value, d_aimed, d_logits, M,
-    C: tl.constexpr, WIDE: tl.constexpr, WORDS: tl.constexpr, BLOCK: tl.constexpr,
-    WITH_Q: tl.constexpr,
+    C: tl.constexpr, C2: tl.constexpr, WIDE: tl.constexpr, WORDS: tl.constexpr,
+    BLOCK: tl.constexpr, WITH_Q: tl.constexpr,
 ):  # fmt: skip
     """d logits = dV pi [least - alpha log pi - V] + d aimed [1[a aimed at] - pi]; 0 if illegal."""
     m = tl.program_id(0).to(tl.int64)
     col = tl.arange(0, BLOCK)
     inside = col < WIDE
     on = inside & _legal(words, m, col, WORDS)
-    wanted = tl.load(aim + m)
-    hit = (on & (col == wanted)).to(tl.float32)
-    known = tl.sum(hit, 0)  # nothing flows to a character that is not legal
+    wanted, known = _aimed(words, aim, m, WORDS)
+    hit = (known & (col == wanted)).to(tl.float32)
     least = col.to(tl.float32) * 0.0
     a = 0.0
     if WITH_Q:
         least = _least(q, base, m, M, col, on, WIDE)
         a = tl.load(alpha)
-    for c in range(C):
+    for c in tl.static_range(C):
         r = c * M + m
         z = tl.load(logits + r * WIDE + col, mask=on, other=float("-inf")).to(tl.float32)
         log_pi = tl.where(on, z - tl.load(norm + r), 0.0)
         pi = tl.where(on, tl.exp(log_pi), 0.0)
-        d = tl.load(d_aimed + r) * (hit - known * pi)
+        d = tl.load(d_aimed + r) * (hit - known.to(tl.float32) * pi)
         if WITH_Q:
             d += tl.load(d_value + r) * pi * (least - a * log_pi - tl.load(value + r))
         tl.store(d_logits + r * WIDE + col, d.to(d_logits.dtype.element_ty), mask=inside)
@@ -180,7 +188,8 @@ class _Rows(torch.autograd.Function):
         nats, aimed, norm = (torch.empty_like(value) for _ in range(3))
         right = torch.empty_like(value, dtype=torch.int8)
         ctx.meta = {
-            "C": choices, "WIDE": wide, "WORDS": words.shape[1],
+            "C": choices, "C2": triton.next_power_of_2(choices), "WIDE": wide,
+            "WORDS": words.shape[1],
             "BLOCK": triton.next_power_of_2(wide), "WITH_Q": q is not None, "num_warps": 4,
         }  # fmt: skip
         q = logits if q is None else q.contiguous()

@@ -22,11 +22,13 @@ from flexattn.agents.networks import Actor
 from flexattn.agents.rows import PADDED, row_sample
 from flexattn.agents.trunks import policy_step
 from flexattn.config import Config
-from flexattn.env.device import DeviceCore
-from flexattn.env.vocabulary import SPECIALS, UNK
+from flexattn.env.device import FIELDS, DeviceCore
+from flexattn.env.vocabulary import END, PAD, SPECIALS, UNK
 from flexattn.env.world import World
 
-__all__ = ["Chunk", "Stream"]
+__all__ = ["Chunk", "Offers", "Stream"]
+
+_CHOICES = ("history_choice", "cap_choice", "taken", "written", "teacher", "accepted")
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,15 @@ class Chunk:
       legal: A(s), [N, S + 1, W] int64 packed.
       n_legal: |A(s)|, [N, S + 1] int32.
       record, pointer, covered: where the teacher stands, [N, S + 1] int32.
+      history_choice, cap_choice: indices into H and P, [N, S] int32.
       taken: character taken, [N, S] int32.
       written: character that the history got, [N, S] int32.
       teacher: target character, UNK where it can't be written, [N, S] int32.
-      accepted: it is legal, [N, S] bool.
-      history_choice, cap_choice: indices into H and P, [N, S] int32.
+      accepted: a step was taken and the target is legal, [N, S] bool.
       char_reward: base + eta1 chi_soft, [N, S] float32.
       gain_by_cap: [N, S, |P|] float32.
       terminated: the step ended the answer, [N, S] bool.
       valid: a step was taken, [N, S] bool.
-      term: hit term, -1 for none, [N, S] int32.
     """
 
     token: Tensor
@@ -62,17 +63,16 @@ class Chunk:
     record: Tensor
     pointer: Tensor
     covered: Tensor
+    history_choice: Tensor
+    cap_choice: Tensor
     taken: Tensor
     written: Tensor
     teacher: Tensor
     accepted: Tensor
-    history_choice: Tensor
-    cap_choice: Tensor
     char_reward: Tensor
     gain_by_cap: Tensor
     terminated: Tensor
     valid: Tensor
-    term: Tensor
 
     @classmethod
     def empty(
@@ -89,12 +89,75 @@ class Chunk:
             sketch=make(n, s + 1, sketch, kind=torch.bfloat16),
             legal=make(n, s + 1, words, kind=torch.int64), n_legal=make(n, s + 1),
             record=make(n, s + 1), pointer=make(n, s + 1), covered=make(n, s + 1),
-            taken=make(n, s), written=make(n, s), teacher=make(n, s),
-            accepted=make(n, s, kind=yes), history_choice=make(n, s), cap_choice=make(n, s),
+            history_choice=make(n, s), cap_choice=make(n, s), taken=make(n, s),
+            written=make(n, s), teacher=make(n, s), accepted=make(n, s, kind=yes),
             char_reward=make(n, s, kind=torch.float32),
             gain_by_cap=make(n, s, caps, kind=torch.float32), terminated=make(n, s, kind=yes),
-            valid=make(n, s, kind=yes), term=make(n, s),
+            valid=make(n, s, kind=yes),
         )  # fmt: skip
+
+
+class _Tape:
+    """The environments' own rows, one behind the other as they come: few, large copies a step."""
+
+    def __init__(self, core: DeviceCore, s: int, x: int) -> None:
+        """Room for S steps, and for the states of X characters before them."""
+        n, caps = core.num_envs, core.steps.gain_by_cap.shape[1]
+
+        def make(*shape: int, kind: torch.dtype = torch.int32) -> Tensor:
+            return torch.zeros(shape, dtype=kind, device=core.device)
+
+        self.core, self.x, self.s = core, x, s
+        self.state = make(x + s + 1, len(FIELDS), n)
+        self.sketch = make(s + 1, n, core.sketch.shape[1], kind=torch.bfloat16)
+        self.legal = make(s + 1, n, core.legal_words.shape[1], kind=torch.int64)
+        self.choice = make(s, len(_CHOICES), n)
+        self.done = make(2, s, n, kind=torch.float32)  # base, chi_soft
+        self.ended = make(s, n, kind=torch.bool)
+        self.gains = make(s, n, caps, kind=torch.float32)
+
+    def rewind(self) -> None:
+        """Keep the states of the last X characters for windows that reach back to them."""
+        self.state[: self.x].copy_(self.state[self.s : self.s + self.x].clone())
+
+    def before(self, step: int) -> None:
+        """Note the state that every environment is in."""
+        self.state[self.x + step].copy_(self.core.rows)
+        self.sketch[step].copy_(self.core.sketch)
+        self.legal[step].copy_(self.core.legal_words)
+
+    def after(self, step: int) -> None:
+        """Note what the step gave."""
+        steps = self.core.steps
+        self.done[0, step].copy_(steps.base)
+        self.done[1, step].copy_(steps.chi_soft)
+        self.ended[step].copy_(steps.terminated)
+        self.gains[step].copy_(steps.gain_by_cap)
+
+    def field(self, name: str) -> Tensor:
+        """One field of the state over time, [X + S + 1, N]."""
+        return self.state[:, FIELDS.index(name)]
+
+    def fill(self, chunk: Chunk, size: int, eta1: float) -> None:
+        """Turn everything, so that an environment's steps stand behind one another."""
+        x = self.x
+        last = self.field("last")
+        chunk.token.copy_(torch.where(last < size, last, UNK).T)
+        chunk.asked.copy_(self.field("question").T)
+        for name, field in (
+            ("step", "t"), ("n_legal", "n_legal"), ("record", "record"), ("pointer", "pointer"),
+        ):  # fmt: skip
+            getattr(chunk, name).copy_(self.field(field)[x:].T)
+        chunk.covered.copy_((self.field("covered") - self.field("t"))[x:].clamp(min=0).T)
+        chunk.valid.copy_(self.field("done")[x:-1].T == 0)
+        chunk.sketch.copy_(self.sketch.transpose(0, 1))
+        chunk.legal.copy_(self.legal.transpose(0, 1))
+        for row, name in enumerate(_CHOICES):
+            getattr(chunk, name).copy_(self.choice[:, row].T)
+        chunk.accepted.logical_and_(chunk.valid)
+        chunk.char_reward.copy_((self.done[0] + eta1 * self.done[1]).T)
+        chunk.terminated.copy_(self.ended.T)
+        chunk.gain_by_cap.copy_(self.gains.transpose(0, 1))
 
 
 class Stream:
@@ -115,7 +178,8 @@ class Stream:
           speed: compiles a function, or leaves it as it is.
         """
         train, settings = config.train, world.settings
-        self.agent, self.world, self.actor, self.alphabet = config.agent, world, actor, alphabet
+        self.world, self.actor, self.alphabet = world, actor, alphabet
+        self.noise = config.agent.history_noise
         self.n, self.s = train.rollout_answers, train.rollout_chars
         self.x = max(settings.history_chars) - 1
         self.core = DeviceCore(
@@ -125,14 +189,16 @@ class Stream:
             self.n, self.s, self.x, words=self.core.legal_words.shape[1],
             caps=len(settings.hit_cap_chars), sketch=settings.sketch_dim, device=device,
         )  # fmt: skip
+        self.tape = _Tape(self.core, self.s, self.x)
         self.actions = -(-world.size // PADDED) * PADDED
         self.questions = self.core.tables.question_ids
         self.edges = torch.ones(
             len(settings.history_chars) * len(settings.hit_cap_chars), device=device
         )
         self.beta = torch.zeros((), device=device)
-        self.eta1 = world.rules.eta1
-        self._decide = speed(policy_step)
+        self._decide, self._teach, self._join = (
+            speed(work) for work in (policy_step, _demonstrated, _joined)
+        )
         self._windows = torch.tensor(settings.history_chars, dtype=torch.int32, device=device)
         self.core.reset()
 
@@ -143,95 +209,90 @@ class Stream:
     @torch.no_grad()
     def collect(self, demos: int) -> None:
         """Fill the chunk: S steps of every environment, the first `demos` the teacher's."""
-        chunk, x, s = self.chunk, self.x, self.s
-        for kept in (chunk.token, chunk.asked):
-            kept[:, :x].copy_(kept[:, s : s + x].clone())
+        core, tape = self.core, self.tape
+        tape.rewind()
         table = None
         if demos < self.n:
-            with torch.autocast(self.core.device.type, torch.bfloat16):
+            with torch.autocast(core.device.type, torch.bfloat16):
                 table = self.actor.question(self.questions).float()
-        for column in range(s):
-            self._note(column)
-            self._step(column, demos, table)
-        self._note(s)
+        for step in range(self.s):
+            tape.before(step)
+            tape.choice[step].copy_(self._choose(step, demos, table))
+            core.step(*tape.choice[step, :4])
+            tape.after(step)
+        tape.before(self.s)
+        tape.fill(self.chunk, self.world.size, self.world.rules.eta1)
 
-    def _note(self, column: int) -> None:
-        """Write down the state that every environment is in."""
-        chunk, state = self.chunk, self.core.state
-        last = torch.where(state["last"] < self.world.size, state["last"], UNK)
-        chunk.token[:, self.x + column] = last
-        chunk.asked[:, self.x + column] = state["question"]
-        chunk.step[:, column] = state["t"]
-        chunk.sketch[:, column] = self.core.sketch
-        chunk.legal[:, column] = self.core.legal_words
-        chunk.n_legal[:, column] = state["n_legal"]
-        chunk.record[:, column] = state["record"]
-        chunk.pointer[:, column] = state["pointer"]
-        chunk.covered[:, column] = (state["covered"] - state["t"]).clamp(min=0)
-
-    def _step(self, column: int, demos: int, table: Tensor | None) -> None:
-        core, chunk = self.core, self.chunk
-        uniform = torch.rand(6, self.n, device=core.device)
-        teacher = core.teacher()
-        allowed = _holds(core.legal_words, teacher) & (teacher < self.world.size)
-        chunk.teacher[:, column] = torch.where(allowed, teacher, UNK)
-        chunk.valid[:, column] = core.state["done"] == 0
-        lh, lp, char, written = self._demonstrate(demos, uniform, teacher, allowed)
-        if table is not None:
-            choices = self._write(column, demos, uniform[:, demos:], table)
-            put = self._dagger(demos, uniform, teacher, allowed, choices[2])
-            lh, lp, char, written = (
-                torch.cat(pair) for pair in zip((lh, lp, char, written), (*choices, put))
-            )
-        steps = core.step(lh, lp, char, written)
-        valid = chunk.valid[:, column]
-        chunk.accepted[:, column] = allowed & valid
-        chunk.taken[:, column] = steps.char
-        chunk.written[:, column] = steps.written
-        chunk.history_choice[:, column] = lh
-        chunk.cap_choice[:, column] = lp
-        chunk.char_reward[:, column] = steps.base + self.eta1 * steps.chi_soft
-        chunk.gain_by_cap[:, column] = steps.gain_by_cap
-        chunk.terminated[:, column] = steps.terminated
-        chunk.term[:, column] = steps.term
-
-    def _demonstrate(
-        self, demos: int, uniform: Tensor, teacher: Tensor, allowed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The teacher's characters, relabelled where they are not legal, noise in the history."""
-        core, u = self.core, uniform[:, :demos]
-        caps = len(self.world.settings.hit_cap_chars)
-        drawn = torch.searchsorted(self.edges, (u[0] * self.edges[-1]).contiguous(), right=True)
-        drawn = drawn.clamp(max=len(self.edges) - 1).int()
-        words = core.legal_words[:demos]
-        other = row_sample(None, words, u[1], self.actions)
-        char = torch.where(allowed[:demos], teacher[:demos], other)
-        noise = self.alphabet[(u[2] * len(self.alphabet)).int()]
-        banned = core.tables.blocked[core.state["automaton"][:demos]]
-        replace = (u[3] < self.agent.history_noise) & (char >= SPECIALS) & ~_holds(banned, noise)
-        return drawn // caps, drawn % caps, char, torch.where(replace, noise, -1)
-
-    def _write(
-        self, column: int, demos: int, uniform: Tensor, table: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's own choices."""
-        chunk, x = self.chunk, self.x
-        near = slice(column, column + x + 1)
-        lh, lp, logits = self._decide(
-            self.actor, chunk.token[demos:, near].contiguous(), table,
-            chunk.asked[demos:, near].contiguous(), chunk.step[demos:, column].contiguous(),
-            chunk.sketch[demos:, column].contiguous(), self._windows,
-            uniform[0].contiguous(), uniform[1].contiguous(), self.actions,
+    def _choose(self, step: int, demos: int, table: Tensor | None) -> Tensor:
+        """What every environment does, rows of _CHOICES, [6, N] int32."""
+        core = self.core
+        uniform = torch.rand(8, self.n, device=core.device)
+        other = row_sample(None, core.legal_words[:demos], uniform[0, :demos], self.actions)
+        told = self._teach(
+            core.rows, core.legal_words, core.tables.records, core.tables.ids,
+            core.tables.blocked, uniform, other, self.alphabet, self.edges, demos,
+            len(self.world.settings.hit_cap_chars), self.world.size, self.noise,
         )  # fmt: skip
-        return lh, lp, row_sample(logits, self.core.legal_words[demos:], uniform[2], self.actions)
+        if table is None:
+            made: Tensor = told
+            return made
+        near = slice(step, step + self.x + 1)
+        tape, size = self.tape, self.world.size
+        lh, lp, logits = self._decide(
+            self.actor, tape.field("last")[near, demos:], table,
+            tape.field("question")[near, demos:], tape.field("t")[self.x + step, demos:],
+            tape.sketch[step, demos:], self._windows, uniform[4, demos:], uniform[5, demos:],
+            self.actions, size,
+        )  # fmt: skip
+        char = row_sample(logits, core.legal_words[demos:], uniform[6, demos:], self.actions)
+        joined: Tensor = self._join(told, lh, lp, char, uniform[7], self.beta, demos)
+        return joined
 
-    def _dagger(
-        self, demos: int, uniform: Tensor, teacher: Tensor, allowed: Tensor, char: Tensor
-    ) -> Tensor:
-        """With chance beta the teacher's character is written, -1 for the student's own."""
-        replace = (uniform[4, demos:] < self.beta) & allowed[demos:]
-        replace &= (teacher[demos:] >= SPECIALS) & (char >= SPECIALS)
-        return torch.where(replace, teacher[demos:], -1)
+
+def _demonstrated(
+    rows: Tensor, legal: Tensor, records: Tensor, ids: Tensor, blocked: Tensor, uniform: Tensor,
+    other: Tensor, alphabet: Tensor, edges: Tensor, demos: int, caps: int, size: int, noise: float,
+) -> Tensor:  # fmt: skip
+    """The teacher's choices for the first `demos` environments, its character for all.
+
+    A character that is not legal is relabelled by `other`; noise enters the history of the
+    demonstrations, never a character that would complete a banned term.
+
+    Returns: rows of _CHOICES, [6, N] int32; those of the student's environments are empty in the
+      first four.
+    """
+    record, pointer = rows[FIELDS.index("record")], rows[FIELDS.index("pointer")]
+    start, length = records[record, 0], records[record, 1]
+    inside = pointer < length
+    teacher = torch.where(inside, ids[start + torch.minimum(pointer, length - 1)], END)
+    allowed = _holds(legal, teacher) & (teacher < size)
+    drawn = (edges <= uniform[1, :, None] * edges[-1]).sum(-1).clamp(max=len(edges) - 1)
+    char = torch.where(allowed[:demos], teacher[:demos], other)
+    noisy = alphabet[(uniform[2, :demos] * len(alphabet)).int()]
+    banned = blocked[rows[FIELDS.index("automaton"), :demos]]
+    replace = (uniform[3, :demos] < noise) & (char >= SPECIALS) & ~_holds(banned, noisy)
+    written = torch.where(replace, noisy, char)
+    rest = torch.full_like(teacher[demos:], PAD)
+    return torch.stack(
+        [
+            (drawn // caps).int(), (drawn % caps).int(), torch.cat([char, rest]),
+            torch.cat([written, rest]), torch.where(allowed, teacher, UNK), allowed.int(),
+        ]
+    )  # fmt: skip
+
+
+def _joined(
+    told: Tensor, lh: Tensor, lp: Tensor, char: Tensor, uniform: Tensor, beta: Tensor, demos: int
+) -> Tensor:
+    """The student's choices behind the teacher's.
+
+    With chance beta the teacher's character enters the student's history (DAgger), the end apart.
+    """
+    teacher = told[4, demos:]
+    replace = (uniform[demos:] < beta) & (teacher >= SPECIALS) & (char >= SPECIALS)
+    written = torch.where(replace, teacher, char)
+    own = torch.stack([lh, lp, char, written])
+    return torch.cat([torch.cat([told[:4, :demos], own], 1), told[4:]], 0)
 
 
 class Offers:

@@ -8,15 +8,22 @@ Shapes: N environments, S1 states each, X characters before, C windows, V padded
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flexattn.agents.networks import Actor, Critics
+from flexattn.agents.twins import TwinLinear
+from flexattn.env.vocabulary import UNK
 
 __all__ = ["critic_trunk", "policy", "policy_step", "taken_value", "twin_advantages"]
 
 HALF = torch.bfloat16
+STRETCHES = 64
 
 
 def policy(
@@ -55,23 +62,25 @@ def policy(
 
 def policy_step(
     actor: Actor, token: Tensor, table: Tensor, asked: Tensor, step: Tensor, sketch: Tensor,
-    widths: Tensor, first_uniform: Tensor, second_uniform: Tensor, actions: int,
+    widths: Tensor, first_uniform: Tensor, second_uniform: Tensor, actions: int, size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Draw Lh, look that far back, draw Lp, and give the logits of the character.
 
     Args:
       actor: the networks.
-      token, asked: the last X + 1 characters and the question behind each, [N, X + 1] int32.
+      token, asked: the last X + 1 characters and the question behind each, [X + 1, N] int32.
       table: what the actor makes of every question, [Q, .].
       step: [N] int32.
       sketch: [N, .].
       widths: H, [C] int32.
       first_uniform, second_uniform: [N] in [0, 1).
       actions: V, padded.
+      size: V; a character past it is seen as unknown.
 
     Returns: indices into H and P, [N] int32, and logits [N, V] bfloat16.
     """
-    last = token.shape[1] - 1
+    last = token.shape[0] - 1
+    token, asked = torch.where(token < size, token, UNK).T.contiguous(), asked.T.contiguous()
     with torch.autocast(token.device.type, HALF):
         near, fixed = _inputs(actor, token, table, asked, step[:, None], sketch[:, None])
         context = torch.cat([near[:, last:], fixed], -1)
@@ -123,11 +132,25 @@ def critic_trunk(
         char = functional.gelu(critics.second(char))
         parts = functional.gelu(critics.parts_second(parts))
     with torch.autocast(token.device.type, enabled=False):
-        base = critics.value(char.float()).squeeze(-1)
-        own = parts.float()
-        q_h = critics.history_part(own) - history_cost
-        q_p = critics.cap_part(own) + offer
+        # one output: a sum over the row beats a product
+        base = (char.float() * critics.value.weight.transpose(1, 2)).sum(-1)
+        base = base + critics.value.bias[..., 0]
+        learned = _stretched(parts.float(), (critics.history_part, critics.cap_part))
+        q_h, q_p = learned.split((len(history_cost), offer.shape[-1]), -1)
+        q_h, q_p = q_h - history_cost, q_p + offer
     return char.to(HALF), base, q_h, q_p
+
+
+def _stretched(x: Tensor, maps: Sequence[TwinLinear]) -> Tensor:
+    """Several small maps of [2, M, in] in one product, M cut into stretches.
+
+    The gradient of so small a weight is one long sum over M; stretches are summed side by side.
+    """
+    weight = torch.cat([each.weight for each in maps], -1).unsqueeze(1)
+    bias = torch.cat([each.bias for each in maps], -1)
+    count = math.gcd(x.shape[1], STRETCHES)
+    y = x.unflatten(1, (count, -1)) @ weight.expand(-1, count, -1, -1)
+    return y.flatten(1, 2) + bias
 
 
 def taken_value(critics: Critics, char: Tensor, base: Tensor, taken: Tensor) -> Tensor:
@@ -156,7 +179,7 @@ def _inputs(
 def _caps(actor: Actor, state: Tensor, context: Tensor) -> Tensor:
     """`Actor.cap_logits`, the part that all windows share taken once."""
     head = actor.cap_head
-    first: nn.Linear = head[0]
+    first = cast("nn.Linear", head[0])
     by_state = first.weight[:, : state.shape[-1]]
     by_context = first.weight[:, state.shape[-1] :]
     y = functional.linear(state, by_state) + functional.linear(context, by_context, first.bias)

@@ -25,9 +25,9 @@ from flexattn.env.vocabulary import END, PAD, UNK
 from flexattn.env.world import World
 from flexattn.errors import EnvironmentSpecError
 
-__all__ = ["DeviceCore", "DeviceSteps"]
+__all__ = ["FIELDS", "DeviceCore", "DeviceSteps"]
 
-_FIELDS = (
+FIELDS = (
     "record", "question", "t", "pointer", "covered", "automaton", "slot", "credits", "n_legal",
     "widened", "done", "last", "before", "draws",
 )  # fmt: skip
@@ -123,7 +123,7 @@ class DeviceCore:
         def make(*shape: int, kind: torch.dtype = torch.int32) -> Tensor:
             return torch.zeros(shape, dtype=kind, device=self.device)
 
-        self._ints = make(len(_FIELDS), n)
+        self.rows = make(len(FIELDS), n)
         self.history = make(n, room, kind=torch.int16)
         self.credited = make(n, most)
         self.lcs = make(lcs_words, n, kind=torch.int64)
@@ -131,7 +131,7 @@ class DeviceCore:
         self.sketch = make(n, settings.sketch_dim, kind=torch.float32)
         self.legal_words = make(n, self.tables.width, kind=torch.int64)
         self.legal_words[:, 0] = 1 << END
-        self.state = {name: self._ints[row] for row, name in enumerate(_FIELDS)}
+        self.state = {name: self.rows[row] for row, name in enumerate(FIELDS)}
         self.state["done"].fill_(1)
         self.state["n_legal"].fill_(1)
         self.history_choice = make(n)
@@ -140,7 +140,8 @@ class DeviceCore:
         flags = make(3, n, kind=torch.int8)
         gains = make(n, caps, kind=torch.float32)
         self._out = (counted, measured, flags, gains)
-        self.steps = DeviceSteps(*counted, *measured, *flags.view(torch.bool), gains)
+        columns: list[Tensor] = [*counted, *measured, *flags.view(torch.bool), gains]
+        self.steps = DeviceSteps(*columns)
         self._nothing = make(1)
         self._grid = (triton.cdiv(n, block),)
         self._meta: dict[str, Any] = {
@@ -186,7 +187,7 @@ class DeviceCore:
         question = tables.records[chosen.long(), 5]
         if questions is not None:
             question = question + torch.as_tensor(questions, device=self.device).to(torch.int32)
-        fresh = {
+        fresh: dict[str, Tensor | int] = {
             "record": chosen, "question": question, "slot": -1, "n_legal": tables.start_count,
             "widened": tables.start_widened,
         }  # fmt: skip
@@ -265,7 +266,7 @@ class DeviceCore:
     ) -> None:
         none = self._nothing
         step_kernel[self._grid](
-            self._ints, self.history, self.credited, self.lcs, self.ring, self.sketch,
+            self.rows, self.history, self.credited, self.lcs, self.ring, self.sketch,
             self.legal_words, lh, lp, none if char is None else char,
             none if written is None else written, *self._out, *self.tables.pointers,
             self.num_envs, len(self.tables.train), self.world.vocabulary.alphabet, self.seed,
@@ -314,7 +315,7 @@ class _Tables:
         width = -(-words // _CHUNK) * _CHUNK
 
         def put(values: npt.ArrayLike, kind: type) -> Tensor:
-            array = np.ascontiguousarray(np.asarray(values).astype(kind))
+            array: npt.NDArray[Any] = np.ascontiguousarray(np.asarray(values).astype(kind))
             # a table of nothing still needs an address
             return torch.from_numpy(array if array.size else np.zeros(1, kind)).to(device)
 

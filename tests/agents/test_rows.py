@@ -67,7 +67,7 @@ def agree(device: str) -> None:
     drawn = row_sample(logits[0][rows].contiguous(), words[rows].contiguous(), uniform, ACTIONS)
     assert legal[1, drawn.long()].all()
     share = torch.bincount(drawn.long(), minlength=ACTIONS).float() / many
-    pi = torch.where(legal[1], log_pi[0, 1].exp(), 0.0)
+    pi = torch.where(legal[1], log_pi[0, 1].detach().exp(), 0.0)
     assert float((share - pi).abs().max()) < 1.5 / many
     even = row_sample(None, words[rows].contiguous(), uniform, ACTIONS)
     counts = torch.bincount(even.long(), minlength=ACTIONS)[legal[1]]
