@@ -16,6 +16,7 @@ The way through the house, and who lives where:
     generation  strategies, answers, their log
     memory      unused pages go back           live        new catalogs for a running training
     raw         raw tables become a corpus     diagnostics  what the heads do
+    values      what each choice was worth
 
 Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog, bench.
 """

@@ -99,6 +99,15 @@ class Display:
     def reached(self, step: int, steps: int) -> None:
         """The run has done `step` of its steps; a display of phases counts by itself."""
 
+    def shares(self) -> dict[str, float]:
+        """The histograms of Lh and Lp by one name a bar, such as `Lp_4`."""
+        figures = self.figures
+        return {
+            f"{name}_{choice}": share
+            for name, shares in (("Lh", figures.histories), ("Lp", figures.caps))
+            for choice, share in shares.items()
+        }
+
     def choices(self, histories: Mapping[int, float], caps: Mapping[int, float]) -> None:
         """Shares of Lh and Lp in the newest rollout."""
         self.figures.histories, self.figures.caps = dict(histories), dict(caps)

@@ -28,6 +28,7 @@ EPILOG = """example:
   python -m flexattn.generate --run logs/medical --question "请问什么是‘奥司他韦’？"
   python -m flexattn.generate --run logs/medical --question "什么是肝素？" --strategy beam --explain
   python -m flexattn.generate --run logs/medical --questions asked.jsonl --json > answers.jsonl
+  python -m flexattn.generate --run logs/medical --question "请问什么是‘奥司他韦’？" --values
 """
 BATCH = 256  # requests answered side by side
 ALTERNATIVES = 5  # characters a step that --explain shows
@@ -85,7 +86,12 @@ def parser() -> argparse.ArgumentParser:
         help="folder of the log; default: the next free one in RUN/generations",
     )  # fmt: skip
     add("--explain", action="store_true", help="show segments, caps and alternatives of each step")
-    add("--json", action="store_true", help="print one JSON object a question")
+    add(
+        "--values", action="store_true",
+        help="show instead what the critics hold of every choice, step by step; for questions of "
+        "the corpus, since critics look at the teacher's answer",
+    )  # fmt: skip
+    add("--json", action="store_true", help="print one JSON object a question (--values: a step)")
     return made
 
 
@@ -104,9 +110,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     requests = asked(given.question, given.questions)
     if (given.run is None) == (given.stages is None):
         raise FlexAttnError("--run or --stages: expected one of them, such as --run logs/medical")
+    if given.values and (given.stages or given.explain or strategy.name != Strategy().name):
+        raise FlexAttnError("--values: goes with --run, --question and --json; leave others away")
     if given.stages:
         return serve(given, requests, strategy)
     run = RunFolder.open(given.run)
+    if given.values:
+        weigh(run, requests, given)
+        return 0
     path = Path(given.out) if given.out else next_folder(run.path / "generations")
     speak(run, requests, path, given, strategy)
     return 0
@@ -184,6 +195,27 @@ def speak(
     if not given.json:
         print(f"\nlog: {path}; verify it: python -m flexattn.replay {path}", file=sys.stderr)
     return domain, chosen
+
+
+def weigh(run: RunFolder, requests: Iterator[Request], given: argparse.Namespace) -> None:
+    """Print what every choice of a greedy answer was worth to the critics; nothing is logged."""
+    from rich.console import Console
+
+    from flexattn.values import answer_values, load_learner, table
+
+    domain = Domain.of_run(run)
+    saved = newest_checkpoint(run)
+    domain = domain.under(run, saved.state.get("catalog"))
+    learner = load_learner(domain, saved)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for request in requests:
+        rows = answer_values(domain.world, learner, request.question)
+        if given.json:
+            for row in rows:
+                line = {"question": request.question, **row.row()}
+                print(json.dumps(line, ensure_ascii=False))
+        else:
+            console.print(table(request.question, rows))
 
 
 def asked(questions: Sequence[str], file: str | None) -> Iterator[Request]:

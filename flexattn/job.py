@@ -116,6 +116,7 @@ class TrainingRun:
                 self.display.reached(step, self.training.total)
                 if self.board is not None and step % BOARD_EVERY == 0:
                     self._show(step, "train", self.display.figures.values)
+                    self._show(step, "choices", self.display.shares())
                 if step % train.evaluate_every == 0 and step < self.training.total:
                     self._evaluate("greedy", train.evaluate_answers)
                 if step % train.checkpoint_every == 0 or step == self.training.total:

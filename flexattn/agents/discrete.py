@@ -128,11 +128,14 @@ class DiscreteSac:
         for parameter in self.target.parameters():
             parameter.requires_grad_(False)
         self.log_alpha = torch.tensor(settings.alpha_first).log()
-        self.actor_optimiser = torch.optim.Adam(actor.parameters(), settings.actor_lr, fused=True)
-        self.critic_optimiser = torch.optim.Adam(
-            critics.parameters(), settings.critic_lr, fused=True
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": list(actor.parameters()), "lr": settings.actor_lr},
+                {"params": list(critics.parameters()), "lr": settings.critic_lr},
+            ],
+            fused=True,
         )
-        self.alpha_optimiser = torch.optim.Adam([self.log_alpha], settings.alpha_lr)
+        self.alpha_optimiser = torch.optim.Adam([self.log_alpha], settings.alpha_lr, fused=True)
 
     def update(self, batch: Transitions) -> Update:
         """One step on critics, actor and temperature; the target follows."""
@@ -151,11 +154,9 @@ class DiscreteSac:
             q = self.critics.values(h, batch.legal)
         v, nats = soft_values(self.actor.logits(batch.state, batch.legal), q, alpha, batch.legal)
         j_pi = -v.mean()
-        self.critic_optimiser.zero_grad(set_to_none=True)
-        self.actor_optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         (j_q + j_pi).backward()
-        self.critic_optimiser.step()
-        self.actor_optimiser.step()
+        self.optimiser.step()
         if settings.alpha_lr:
             self._move_temperature(batch, nats, everywhere, logits.shape[-1])
         follow(self.target.parameters(), self.critics.parameters(), settings.target_ema)

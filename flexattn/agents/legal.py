@@ -22,6 +22,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from flexattn.errors import MaskError
 
+# a power of two times this has its exponent's own six bits on top; PLACE says which exponent
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+PLACE = np.empty(64, np.int64)
+PLACE[[((1 << n) * int(DE_BRUIJN) % (1 << 64)) >> 58 for n in range(64)]] = np.arange(64)
+
 
 @dataclass(frozen=True)
 class LegalSets:
@@ -200,18 +205,21 @@ class _Linear(torch.autograd.Function):
 class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor) -> Tensor:
+        h = h.contiguous()
         ctx.save_for_backward(h, weight, bias, taken)
-        return torch.einsum("gnd,gnd->gn", h, weight[:, taken]) + bias[:, taken]
+        out = h.new_empty(h.shape[:2])
+        _taken(h.numpy(), weight.numpy(), bias.numpy(), taken.numpy(), out.numpy())
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, weight, bias, taken = ctx.saved_tensors
-        d_h = weight[:, taken].mul_(grad.unsqueeze(-1))
+        d_h = torch.empty_like(h)
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
         _taken_grad(
-            grad.contiguous().numpy(), h.contiguous().numpy(), taken.numpy(), d_weight.numpy(),
-            d_bias.numpy(),
+            grad.contiguous().numpy(), h.numpy(), weight.numpy(), taken.numpy(), d_h.numpy(),
+            d_weight.numpy(), d_bias.numpy(),
         )  # fmt: skip
         return d_h, d_weight, d_bias, None
 
@@ -262,7 +270,7 @@ def _list(packed: Any, start: Any, ids: Any, row: Any, order: Any, first: Any) -
             bits = packed[n, w]
             while bits:
                 low = bits & (~bits + np.uint64(1))
-                a = np.int64(64 * w) + np.int64(np.log2(np.float64(low)))
+                a = np.int64(64 * w) + PLACE[(low * DE_BRUIJN) >> np.uint64(58)]
                 ids[j] = a
                 row[j] = n
                 first[a + 1] += 1
@@ -326,13 +334,28 @@ def _linear_grad_weight(
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _taken_grad(grad: Any, h: Any, taken: Any, d_weight: Any, d_bias: Any) -> None:
+def _taken(h: Any, weight: Any, bias: Any, taken: Any, out: Any) -> None:
     for g in range(h.shape[0]):
         for n in range(h.shape[1]):
-            b, factor, out = h[g, n], grad[g, n], d_weight[g, taken[n]]
+            a, b = h[g, n], weight[g, taken[n]]
+            total = h.dtype.type(0.0)
+            for d in range(a.shape[0]):
+                total += a[d] * b[d]
+            out[g, n] = total + bias[g, taken[n]]
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _taken_grad(
+    grad: Any, h: Any, weight: Any, taken: Any, d_h: Any, d_weight: Any, d_bias: Any
+) -> None:
+    for g in range(h.shape[0]):
+        for n in range(h.shape[1]):
+            a, b, factor = h[g, n], weight[g, taken[n]], grad[g, n]
+            to_h, to_weight = d_h[g, n], d_weight[g, taken[n]]
             d_bias[g, taken[n]] += factor
-            for d in range(out.shape[0]):
-                out[d] += factor * b[d]
+            for d in range(a.shape[0]):
+                to_h[d] = factor * b[d]
+                to_weight[d] += factor * a[d]
 
 
 @njit(nogil=True, cache=True, parallel=True)

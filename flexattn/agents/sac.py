@@ -165,7 +165,7 @@ class Learner:
         Source: Ross et al. 2011, arXiv:1011.0686.
         """
         cloning, stats = self._cloning(demonstrations)
-        _, _, log_a = self._policies(batch)
+        _, _, log_a = self.policies(batch)
         corrected = self._corrected(batch, log_a)
         self._set_rates(self.config.agent.actor_lr, 0.0)
         self._step(self.actor_optimiser, self.actor, 0.5 * (cloning + corrected))
@@ -214,7 +214,7 @@ class Learner:
         generator: torch.Generator | None,
     ) -> dict[str, float]:  # fmt: skip
         with torch.set_grad_enabled(demonstrations is not None):
-            log_h, log_p, log_a = self._policies(batch)
+            log_h, log_p, log_a = self.policies(batch)
         held = log_h.detach(), log_p.detach(), log_a.detach()
         stats = self._update_critics(batch, self._next_values(batch, *held, alpha))
         if demonstrations is not None:
@@ -225,7 +225,7 @@ class Learner:
             )
         return stats
 
-    def _policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def policies(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """log pi_h [M, C], log pi_p [C, M, P], log pi_char [C, J], all states and windows."""
         actor = self.actor
         token, fixed = actor.embed(batch.seen)

@@ -47,12 +47,12 @@ def test_the_decomposed_value_is_the_sum_over_every_joint_action(
         qh, qp = (p.amin(0) for p in learner.critics.window_values(h, batch.history_cost))
 
     def decomposed() -> torch.Tensor:
-        log_h, log_p, log_a = learner._policies(batch)
+        log_h, log_p, log_a = learner.policies(batch)
         v_h, v_p, v_a = learner._values(learner.critics, h, batch, log_h, log_p, log_a, alpha)
         return v_h + (log_h.exp() * (v_p + v_a)).sum(-1)
 
     def enumerated() -> torch.Tensor:
-        log_h, log_p, log_a = learner._policies(batch)
+        log_h, log_p, log_a = learner.policies(batch)
         start = batch.legal.start.tolist()
         values = []
         for s in range(0, len(log_h), 37):

@@ -103,7 +103,7 @@ def test_the_mean_of_many_draws_is_the_exact_value_of_each_part(
     alpha = torch.tensor([0.3, 0.2, 0.1])
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        exact = learner._next_values(batch, *learner._policies(batch), alpha)
+        exact = learner._next_values(batch, *learner.policies(batch), alpha)
         found = [
             learner._sampled_next(batch, draw(learner.actor, batch, generator), alpha)
             for _ in range(40)
@@ -166,6 +166,6 @@ def test_the_stability_term_draws_the_windows_together(
         for _ in range(12):
             learner.update(batch, RATES, _clones(batch), generator)
         with torch.no_grad():
-            pi = learner._policies(batch)[2].exp()
+            pi = learner.policies(batch)[2].exp()
         apart.append(float(batch.legal.sum((pi[0] - pi[-1]).abs()).mean()))
     assert apart[1] < 0.5 * apart[0]
