@@ -73,7 +73,8 @@ def trainer_of(
     if config.stages.stage == "a":
         from flexattn.stages.counted import CountedTraining
 
-        assert log is not None and live is not None  # what a first rank has
+        assert log is not None  # what a first rank has
+        assert live is not None
         return CountedTraining(config, world, log, display, live)
     import torch
 
@@ -81,7 +82,8 @@ def trainer_of(
     if config.stages.stage == "b":
         from flexattn.stages.steered import SteeredTraining
 
-        assert log is not None and live is not None
+        assert log is not None
+        assert live is not None
         return SteeredTraining(config, world, log, display, device, live)
     from flexattn.agents.ranks import ALONE
 
