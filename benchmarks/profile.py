@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import torch
 
-from flexattn import experience, training
+from flexattn import training
 from flexattn.agents import batches, buffer, cloning, networks, policy, sac
 from flexattn.attention.encoder import Encoder
 from flexattn.audit.writer import RunLog
@@ -32,12 +32,12 @@ from flexattn.domain import Domain
 from flexattn.job import create_folder
 from flexattn.training import Training
 
+WRITES = "student writes"
 LEARNING = ("encoder", "heads", "critics", "optimiser")
 # wrapped on the way in; the last word is the part that its own time counts for
 BORDERS: tuple[tuple[Any, str, str], ...] = (
-    (experience, "run", "environment"),
     (training, "write_answers", "environment"),
-    (policy.Student, "__call__", "student writes"),
+    (policy.Student, "__call__", WRITES),
     (RunLog, "episode", "log"),
     (cloning.TeacherAnswers, "batch", "batches"),
     (batches.Batches, "of", "batches"),
@@ -104,8 +104,9 @@ def shares(config: Config, steps: int) -> Iterator[Row]:
     counts = {"clone": train.clone_steps, "critics": train.warmup_steps, "sac": train.sac_steps}
     short = {
         "clone_steps": min(steps, train.clone_steps),
-        "warmup_steps": min(max(1, steps // 4), train.warmup_steps),
-        "sac_steps": min(steps, train.sac_steps),
+        # one more than whole turns of rollouts, since the first step is left out
+        "warmup_steps": min(train.rollout_every + 1, train.warmup_steps),
+        "sac_steps": min(steps + 1, train.sac_steps),
         "dagger_steps": 0,
     }
     with ExitStack() as stack, tempfile.TemporaryDirectory() as place:
@@ -195,6 +196,8 @@ def _encoded(watch: Watch, function: Callable[..., Any]) -> Callable[..., Any]:
     """Counts the pass forward, and marks where the pass backward enters and leaves the encoder."""
 
     def encoded(self: Encoder, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if WRITES in watch.stack:
+            return function(self, x, *args, **options)
         with watch.part("encoder"):
             out: torch.Tensor = function(self, x, *args, **options)
         if out.requires_grad and x.requires_grad:

@@ -39,7 +39,7 @@ def run_on(
     left = [task for task in found if not skip(task, display)]
     if not left:
         return {}
-    ray = _connect(address, side_by_side)
+    ray, ours = _connect(address, side_by_side)
     given_up: dict[Task, str] = {}
     try:
         waiting = {_submit(ray, task): task for task in left}
@@ -60,7 +60,8 @@ def run_on(
                     display.reached(task.name, task.newest(), 0)
                 display.show()
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
     return given_up
 
 
@@ -91,14 +92,15 @@ def train(text: str, folder: str) -> str | None:
     return None
 
 
-def _connect(address: str, side_by_side: int) -> Any:
+def _connect(address: str, side_by_side: int) -> tuple[Any, bool]:
+    """Ray, and whether it was connected here rather than before."""
     try:
         os.environ.update({name: os.environ.get(name, value) for name, value in NOISE.items()})
         import ray
     except ImportError:
         raise MissingExtraError("--ray", "ray") from None
     if ray.is_initialized():
-        return ray
+        return ray, False
     how = {"num_cpus": side_by_side} if address == "local" else {"address": address}
     try:
         ray.init(**how, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -108,7 +110,7 @@ def _connect(address: str, side_by_side: int) -> Any:
             f"--ray {address}: no cluster answers there ({reason}); expected an address such as "
             f"auto, ray://host:10001 or local"
         ) from None
-    return ray
+    return ray, True
 
 
 def _submit(ray: Any, task: Task) -> Any:

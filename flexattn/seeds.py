@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -177,9 +177,9 @@ class _Pool:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
-        finally:
             there.close()
             self.running[here] = _Place(task, process, slot, task.newest())
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self.display.begun(task.name)
 
@@ -276,7 +276,8 @@ def farewell(found: Sequence[Task], given_up: dict[Task, str]) -> int:
         print(f"error: {reason}", file=sys.stderr)
     folders = list(dict.fromkeys(task.path.parent for task in found))
     done = len(found) - len(given_up)
-    print(f"{done} of {len(found)} runs are finished: {_listed(f'{f}/seed-*' for f in folders)}")
+    listed = ", ".join(f"{folder}/seed-*" for folder in folders)
+    print(f"{done} of {len(found)} runs are finished: {listed}")
     if given_up:
         return 1
     print("\nwhat to do next:")
@@ -287,10 +288,6 @@ def farewell(found: Sequence[Task], given_up: dict[Task, str]) -> int:
         )
     print(f"  python -m flexattn.replay {found[0].path}")
     return 0
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 # ---- the working side --------------------------------------------------------------------
@@ -304,7 +301,7 @@ class Told(Display):
         super().__init__(plain=True)
         self.pipe, self.told, self.trained = pipe, 0.0, 0
 
-    def advance(self, characters: int, values: dict[str, float]) -> None:  # type: ignore[override]
+    def advance(self, characters: int, values: Mapping[str, float]) -> None:
         """Count the characters of this process."""
         super().advance(characters, values)
         self.trained += characters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -116,6 +117,8 @@ def _asked(given: argparse.Namespace, kept: Path) -> Callable[[], Config] | None
 def _many(given: argparse.Namespace) -> int:
     from flexattn import seeds
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--seeds: goes without torchrun; --workers sets how many run at a time")
     if given.resume:
         raise ConfigError("--resume: goes with one run; the same --seeds command goes on by itself")
     if not given.config:

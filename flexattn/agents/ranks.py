@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 from flexattn.agents import losses
+from flexattn.errors import ConfigError
 
 PATIENCE = datetime.timedelta(hours=2)  # the first rank evaluates while the others wait
+MOST_BYTES = 1 << 14  # of what the first rank tells
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,13 @@ class Ranks:
         if size == 1:
             return ALONE
         if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            here = int(os.environ.get("LOCAL_RANK", "0"))
+            if here >= torch.cuda.device_count():
+                raise ConfigError(
+                    f"torchrun: rank {here} has no GPU, expected at most "
+                    f"{torch.cuda.device_count()} processes here; lower --nproc-per-node"
+                )
+            torch.cuda.set_device(here)
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
         return cls(distributed.get_rank(), size)
 
@@ -107,12 +115,16 @@ class Ranks:
         return values
 
     def tell(self, text: str) -> str:
-        """What the first rank says, on every rank."""
+        """What the first rank says, at most `MOST_BYTES` of it, on every rank."""
         if self.size == 1:
             return text
-        said = [text]
-        distributed.broadcast_object_list(said, 0)
-        return said[0]
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        said = torch.zeros(MOST_BYTES, dtype=torch.uint8, device=device)
+        if self.first:
+            data = text.encode()
+            said[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device)
+        distributed.broadcast(said, 0)
+        return bytes(said.tolist()).rstrip(b"\0").decode()
 
 
 ALONE = Ranks()
