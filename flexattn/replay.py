@@ -37,7 +37,8 @@ from flexattn.audit.view import episode_view
 from flexattn.config import RewardSection
 from flexattn.domain import Domain
 from flexattn.env.conformance import TOLERANCE, derive_case, differences
-from flexattn.env.derive import Deriver, Logged
+from flexattn.env.derive import Deriver
+from flexattn.env.difference import Logged
 from flexattn.env.pool import Derivers
 from flexattn.env.reference import Domain as ReferenceDomain
 from flexattn.env.reference import second_opinion
@@ -187,7 +188,10 @@ def _ask_oracle(folder: RunFolder, derivers: Derivers, report: Report, ep: int |
         if sha not in domains:
             world = derivers.world
             domains[sha] = ReferenceDomain(world.records, derivers.catalog_of(sha), world.settings)
-        found = second_opinion(domains[sha], told.header["record"], steps)
+        bans: dict[int, list[str]] = {}
+        for step, other in told.header.get("bans", []):
+            bans.setdefault(step, []).extend(derivers.catalog_of(other).banned)
+        found = second_opinion(domains[sha], told.header["record"], steps, bans=bans)
         if found:
             file, line = told.place(found[0])
             print(f"{file}:{line}: {found[1]}")

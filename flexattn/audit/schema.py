@@ -73,6 +73,8 @@ _IDF = _f(
     "weight in [0, 1]",
     "weight of the term: idf x Zipf weight x two-character factor",
 )
+_EP = _f("ep", "int", "episodes", "number of the episode in its run, from 0")
+_ENV = _f("env", "int", "index", "the environment that ran it, from 0")
 _PLACE = (
     _f("file", "str", "file#id", "catalog file and entry of the term, - where none was hit"),
     _f(
@@ -82,8 +84,8 @@ _PLACE = (
         "t0-t1, steps of the term counted from 0, both ends in it; - where none was hit",
     ),
     _f("cat", "short", "hash", "first 8 hex digits of the SHA-256 of the catalog in force"),
-    _f("ep", "int", "episodes", "number of the episode in its run, from 0"),
-    _f("env", "int", "index", "the environment that ran it, from 0"),
+    _EP,
+    _ENV,
     _f(
         "n_legal",
         "int",
@@ -91,16 +93,15 @@ _PLACE = (
         "how many actions the mask left open, the end of the answer among them",
     ),
 )
+_W = _f(
+    "w", "str", "character", "what was written instead of `a`, where that differs", optional=True
+)
 _NOTE = _f("note", "str", "word", "punctuation, period, illegal or end", optional=True)
+_DECIDED, _HIT = (_STEP, _LH, _LP, _A), (_SEG, _LEN, _IDF)
 
 TRAIN_FIELDS: tuple[Field, ...] = (
-    _STEP,
-    _LH,
-    _LP,
-    _A,
-    _SEG,
-    _LEN,
-    _IDF,
+    *_DECIDED,
+    *_HIT,
     _f("sim", "float", "similarity in [0, 1]", "semantic gate at the hit, 0 where none was"),
     _f("delta", "float", "reward", "lexical gain of the hit before the repeat discount"),
     _f("ler", "float", "reward", "lexical gain that was credited"),
@@ -109,23 +110,12 @@ TRAIN_FIELDS: tuple[Field, ...] = (
     _f("chi_soft", "float", "match in [0, 1]", "soft match with the teacher's character"),
     _f("reward", "float", "reward", "base + eta1 chi_soft + eta2 ler - len_cost"),
     *_PLACE,
-    _f(
-        "w",
-        "str",
-        "character",
-        "what was written instead of `a`, where that differs",
-        optional=True,
-    ),
+    _W,
     _NOTE,
 )
 GENERATION_FIELDS: tuple[Field, ...] = (
-    _STEP,
-    _LH,
-    _LP,
-    _A,
-    _SEG,
-    _LEN,
-    _IDF,
+    *_DECIDED,
+    *_HIT,
     *_PLACE,
     _f("p", "float", "probability", "probability of `a` under the student, over the legal actions"),
     _f(
@@ -142,13 +132,7 @@ GENERATION_FIELDS: tuple[Field, ...] = (
         "what the strategy kept, likeliest first, an empty text for the end of the answer",
         optional=True,
     ),
-    _f(
-        "w",
-        "str",
-        "character",
-        "what was written instead of `a`, where that differs",
-        optional=True,
-    ),
+    _W,
     _NOTE,
 )
 NOTES = ("punctuation", "period", "illegal", "end")
@@ -168,8 +152,8 @@ EVENTS: dict[str, tuple[Field, ...]] = {
         _f("catalogs", "hashes", "hash", "SHA-256 of each catalog in force at the start"),
     ),
     "episode": (
-        _f("ep", "int", "episodes", "number of the episode in its run, from 0"),
-        _f("env", "int", "index", "the environment that ran it, from 0"),
+        _EP,
+        _ENV,
         _f("record", "id", "id", "record of the corpus, null where a generation has none"),
         _f("question", "text", "text", "the question as it was asked"),
         _f("catalog", "hash", "hash", "SHA-256 of the catalog in force"),

@@ -6,7 +6,8 @@ Stepped: world (frozen tables of corpus, catalog, config), tables (answers and t
 reward (one function a term), kernel (the compiled step), core (the batched step), freehand (answers
 without a teacher), reference (the step, naive: the definition).
 Told: records (a finished episode as columns), collect (its steps until then), typeset (its lines,
-compiled), decimals (a number's digits), derive (lines in, differences out), pool (a whole run
-derived in processes), conformance (cases).
+compiled), decimals (a number's digits), scan (decisions out of lines), derive and derive_generation
+(lines in, differences out), difference (what they say), pool (a whole run derived in processes),
+conformance (cases).
 Offered: lexical (gymnasium.Env), vector (gymnasium.vector.VectorEnv).
 """

@@ -14,51 +14,26 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from flexattn.audit.lines import StepLines
 from flexattn.audit.schema import StepColumns, defect, rounded
 from flexattn.env.collect import EpisodeSteps, Taken
 from flexattn.env.core import Core
-from flexattn.env.freehand import Freehand, generated_columns
-from flexattn.env.records import FLOATS, columns
+from flexattn.env.difference import (
+    Difference,
+    Logged,
+    compare,
+    header_difference,
+    schema_difference,
+)
+from flexattn.env.records import columns
 from flexattn.env.scan import Scanner
 from flexattn.env.typeset import typesetter_of
-from flexattn.env.vocabulary import END, UNK
+from flexattn.env.vocabulary import END
 from flexattn.env.world import World
 from flexattn.errors import FlexAttnError
-from flexattn.lexicon.bits import has, select
+from flexattn.lexicon.bits import select
 
 LANES = 256  # episodes derived side by side; below the size from which on a step takes threads
-_NUMBERS = frozenset((*FLOATS, "n_legal"))
 _FORM = frozenset(("not-json", "schema", "step-order"))
-_HIT = frozenset(("seg", "len", "file", "pos"))
-
-
-@dataclass(frozen=True)
-class Logged:
-    """An episode as the log has it: the values of its header, and its step lines' bytes.
-
-    `whole` is False where the log ends within it.
-    """
-
-    header: Mapping[str, Any]
-    lines: Sequence[bytes]
-    whole: bool = True
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Where an episode is not what its decisions give.
-
-    `episode` counts within the batch; `step` is the step line's index from 0, -1 for the header.
-    """
-
-    episode: int
-    step: int
-    code: str
-    text: str
-    field: str = ""
-    logged: Any = None
-    derived: Any = None
 
 
 @dataclass
@@ -211,10 +186,9 @@ class Deriver:
             "align": settings.align,
             "slack": settings.slack,
         }
-        for name, value in derived.items():
-            if header[name] != value:
-                text = f"{name} is {header[name]!r}, derived {value!r}"
-                return Difference(n, -1, "number", text, name, header[name], value)
+        apart = header_difference(n, header, derived)
+        if apart:
+            return apart
         for _, sha in header.get("bans", []):
             try:
                 self._banned(sha)
@@ -262,7 +236,7 @@ class Deriver:
             return Difference(n, t, "not-json", f"the line is no JSON: {error}")
         wrong = defect(step) if isinstance(step, dict) else ("line", "no object", "an object")
         if wrong:
-            return _schema(n, t, wrong)
+            return schema_difference(n, t, wrong)
         for name, choices in (("Lh", self._history), ("Lp", self._caps)):
             if step[name] not in choices:
                 text = f"{name} is {step[name]}, expected one of {list(choices)}"
@@ -368,164 +342,6 @@ class Deriver:
         derived = columns(self.world, rows, logged.header["env"], logged.header["ep"])
         values = {name: column[t] for name, column in derived.items()}
         return compare(n, t, logged.lines[t], values)
-
-
-class GenerationDeriver:
-    """Derives generated answers: hits in what was written next, and whether each step was legal.
-
-    The probabilities `p` and `kept` come from the network; they are taken as logged, if they are
-    probabilities.
-    """
-
-    def __init__(self, world: World) -> None:
-        """Take the catalog and the mask of `world`."""
-        self.world = world
-        self._lines = StepLines()
-
-    def check(self, episodes: Sequence[Logged]) -> list[Difference]:
-        """The first difference of each answer that has one, in order."""
-        found = (self._answer(n, episode) for n, episode in enumerate(episodes))
-        return [difference for difference in found if difference is not None]
-
-    def _answer(self, n: int, episode: Logged) -> Difference | None:
-        header, settings = episode.header, self.world.settings
-        derived = {
-            "record": None,
-            "catalog": self.world.catalog_sha256,
-            "split": None,
-            "start": 0,
-            "align": settings.align,
-            "slack": settings.slack,
-        }
-        for name, value in derived.items():
-            if header[name] != value:
-                text = f"{name} is {header[name]!r}, derived {value!r}"
-                return Difference(n, -1, "number", text, name, header[name], value)
-        steps, stop = self._steps(n, episode.lines)
-        paper = Freehand(self.world, [header["question"]], len(episode.lines) + 1)
-        n_legal: list[int] = []
-        for t, step in enumerate(steps):
-            char = END if step["a"] == "" else self.world.vocabulary.ids.get(step["a"], UNK)
-            if paper.done[0]:
-                text = f"the answer goes on after step {t}, which ended it"
-                stop = Difference(n, t, "episode-runs-on", text)
-            elif char >= self.world.size or not has(paper.legal[0], char):
-                what = f"a is {step['a']!r}" if step["a"] else "the answer ends here"
-                text = f"{what}, which the mask did not allow"
-                stop = Difference(n, t, "illegal", text, "a", step["a"])
-            elif (odd := self._outside(step, paper)) is not None:
-                text = f"among names {odd!r}, which the mask did not allow or `a` is not one of"
-                stop = Difference(n, t, "illegal", text, "among", odd)
-            else:
-                n_legal.append(int(paper.n_legal[0]))
-                paper.write(np.array([char], np.int32))
-                continue
-            steps = steps[:t]
-            break
-        # a hit is what was written next, so the last steps before a stop can't be told
-        sure = len(steps) - max(settings.lengths) + 1 if stop else len(steps)
-        return self._compare(n, episode, steps, n_legal, sure) or stop
-
-    def _outside(self, step: Mapping[str, Any], paper: Freehand) -> str | None:
-        """A kept character that is not legal, or `a` where it was not kept; None if all is well."""
-        if "among" not in step:
-            return None
-        ids = self.world.vocabulary.ids
-        for char in step["among"]:
-            kept = END if char == "" else ids.get(char, UNK)
-            if kept >= self.world.size or not has(paper.legal[0], kept):
-                return str(char)
-        return None if step["a"] in step["among"] else str(step["a"])
-
-    def _steps(self, n: int, lines: Sequence[bytes]) -> tuple[list[Any], Difference | None]:
-        steps: list[Any] = []
-        choices = {"Lh": self.world.settings.history_chars, "Lp": self.world.settings.hit_cap_chars}
-        for t, line in enumerate(lines):
-            try:
-                step = orjson.loads(line)
-            except ValueError as error:
-                return steps, Difference(n, t, "not-json", f"the line is no JSON: {error}")
-            wrong = defect(step) if isinstance(step, dict) else ("line", "no object", "an object")
-            if wrong is None and "p" not in step:
-                wrong = ("p", "nothing", "the key in every step of a generation")
-            if wrong:
-                return steps, _schema(n, t, wrong)
-            for name, known in choices.items():
-                if step[name] not in known:
-                    text = f"{name} is {step[name]}, expected one of {list(known)}"
-                    return steps, Difference(n, t, "choice", text, name, step[name], list(known))
-            for name in ("p", "kept"):
-                if not 0.0 <= step.get(name, 1.0) <= 1.0:
-                    text = f"{name} is {step[name]}, expected a probability"
-                    return steps, Difference(n, t, "number", text, name, step[name])
-            steps.append(step)
-        return steps, None
-
-    def _compare(
-        self, n: int, episode: Logged, steps: Sequence[Any], n_legal: Sequence[int], sure: int
-    ) -> Difference | None:
-        count = len(steps)
-        if not count:
-            return None
-        ended, limit = steps[-1]["a"] == "", episode.header.get("limit", 0)
-        kept = [step.get("kept") for step in steps]
-        among = [step.get("among") for step in steps]
-        derived = generated_columns(
-            self.world,
-            "".join(step["a"] for step in steps),
-            ended,
-            ([step["Lh"] for step in steps], [step["Lp"] for step in steps]),
-            n_legal,
-            [step["p"] for step in steps],
-            None if None in kept else kept,
-            episode.header["env"],
-            episode.header["ep"],
-            None if None in among else among,
-        )
-        lines = self._lines.lines(derived)
-        for t, (ours, theirs) in enumerate(zip(lines[: max(0, sure)], episode.lines)):
-            if ours != theirs:
-                return compare(n, t, theirs, {name: column[t] for name, column in derived.items()})
-        if count == len(episode.lines) and episode.whole and not ended and count != limit:
-            text = f"the answer stops after step {count}, before its end and its limit of {limit}"
-            return Difference(n, count - 1, "episode-stops", text)
-        return None
-
-
-def compare(n: int, t: int, line: bytes, derived: Mapping[str, Any]) -> Difference:
-    """The difference between a logged line and the values derived for it.
-
-    Args:
-      n: number of the episode, for the answer.
-      t: index of the step, likewise.
-      line: its bytes.
-      derived: key -> value, None where a line has no such key.
-    """
-    try:
-        step = orjson.loads(line)
-    except ValueError as error:
-        return Difference(n, t, "not-json", f"the line is no JSON: {error}")
-    wrong = defect(step) if isinstance(step, dict) else ("line", "no object", "an object")
-    if wrong:
-        return _schema(n, t, wrong)
-    for name, value in derived.items():
-        found = step.get(name)
-        if found != value:
-            code = "number" if name in _NUMBERS else "hit" if name in _HIT else "episode-header"
-            code = "step-order" if name == "step" else "number" if name == "note" else code
-            text = f"{name} is {_shown(found)}, derived {_shown(value)}"
-            return Difference(n, t, code, text, name, found, value)
-    text = "the line holds the right values in other bytes than a writer's"
-    return Difference(n, t, "not-canonical", text)
-
-
-def _schema(n: int, t: int, wrong: tuple[str, str, str]) -> Difference:
-    name, found, expected = wrong
-    return Difference(n, t, "schema", f"{name} is {found}, expected {expected}", name, found)
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 def _padded(

@@ -13,7 +13,9 @@ from multiprocessing import get_context
 
 from flexattn.audit.story import Told
 from flexattn.audit.verify import Check
-from flexattn.env.derive import Deriver, Difference, GenerationDeriver, Logged
+from flexattn.env.derive import Deriver
+from flexattn.env.derive_generation import GenerationDeriver
+from flexattn.env.difference import Difference, Logged
 from flexattn.env.world import World
 from flexattn.errors import FlexAttnError
 from flexattn.lexicon.entries import Catalog

@@ -33,8 +33,9 @@ def test_a_sealed_line_has_a_proof_that_stands_alone(write_log, episodes, tmp_pa
         (lambda p: p.update(root="00" * 32), "does not lead"),
         (lambda p: p.update(seal=p["seal"].replace("1", "2", 1)), "the seal is"),
         (lambda p: p.update(at=10**6), "outside"),
+        (lambda p: p["segment"].__setitem__(slice(2, 4), ["".join(p["segment"][2:4])]), "one line"),
     ],
-    ids=["line", "index", "root", "seal", "place"],
+    ids=["line", "index", "root", "seal", "place", "two-lines-as-one"],
 )
 def test_a_changed_proof_fails(write_log, episodes, tmp_path: Path, change, why: str) -> None:
     proof = prove_line(write_log(episodes), "steps-00000.jsonl", 7)

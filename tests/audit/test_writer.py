@@ -16,6 +16,7 @@ from conftest_audit import HEADER
 from flexattn.audit.files import StepFiles
 from flexattn.audit.folder import RunFolder
 from flexattn.audit.reader import Verifier, read_head, segments
+from flexattn.audit.verify import verify
 from flexattn.audit.writer import RunLog, sampled
 from flexattn.config import LogSection
 from flexattn.errors import AuditError
@@ -285,3 +286,6 @@ def test_a_failing_caller_still_gets_its_lines_written(make_folder, episodes: Ep
     tail = folder.step_files()[0].read_bytes().splitlines()
     assert len(tail) == 2 + len(episodes[0]["step"])
     assert not Path(folder.path / "head.json").exists()
+    report = verify(folder)
+    assert [finding.code for finding in report.findings] == ["unsealed-tail"]
+    assert f"nothing seals the {len(tail)} lines since line 1" in str(report.findings[0])

@@ -9,7 +9,8 @@ import pytest
 from flexattn.audit.lines import StepLines
 from flexattn.env.collect import EpisodeSteps
 from flexattn.env.core import Core
-from flexattn.env.derive import Deriver, Logged, compare
+from flexattn.env.derive import Deriver
+from flexattn.env.difference import Logged, compare
 from flexattn.env.world import World
 
 ANSWERS = ["绿茶是一种茶叶，不经发酵。", "红茶是全发酵的茶叶。", "茶叶！"]
