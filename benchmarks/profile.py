@@ -176,9 +176,9 @@ def _wrap(watch: Watch, stack: ExitStack) -> None:
     stack.enter_context(patch.object(sac.Learner, "_step", step))
     take = RunLog._take
 
-    def taken(self: Any, lines: Any) -> None:
+    def taken(*args: Any) -> None:
         began = time.thread_time()
-        take(self, lines)
+        take(*args)
         watch.seconds["log, its thread"] += time.thread_time() - began
 
     stack.enter_context(patch.object(RunLog, "_take", taken))

@@ -7,6 +7,7 @@ sees, at the same path; corpora and catalogs are read from there, too.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ def _connect(address: str, side_by_side: int) -> tuple[Any, bool]:
         return ray, False
     how = {"num_cpus": side_by_side} if address == "local" else {"address": address}
     try:
-        ray.init(**how, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(**how, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -390,7 +390,7 @@ class Training:
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
         """Write a checkpoint; all log lines before it are on the disk first."""
         learner = self.learner
-        tensors = {
+        tensors: dict[str, torch.Tensor | np.ndarray] = {
             **checkpoints.module_tensors("actor", learner.actor),
             **checkpoints.module_tensors("critics", learner.critics),
             **checkpoints.module_tensors("target", learner.target),

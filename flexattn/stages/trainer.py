@@ -27,12 +27,14 @@ class Trainer(Protocol):
     Attributes:
       world: tables under the catalog version in force.
       step: steps done.
-      characters: written, cloned or counted so far.
     """
 
     world: World
     step: int
-    characters: int
+
+    @property
+    def characters(self) -> int:
+        """Written, cloned or counted so far."""
 
     @property
     def total(self) -> int:
