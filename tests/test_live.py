@@ -180,6 +180,7 @@ def test_bans_act_at_once_in_answers_that_are_being_written(
                 assert place + len(ban) <= 7  # it stood there before
                 place = text.find(ban, place + 1)
     assert is_sound(run)
+    assert replay.main([str(run), "--oracle", "--episode", str(max(under))]) == 0
 
 
 def test_a_log_that_leaves_the_bans_out_is_not_sound(

@@ -10,8 +10,9 @@ opinion. Thousands of times slower than the core.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +61,12 @@ class Domain:
     def vocabulary(self) -> frozenset[str]:
         """Characters that may be written."""
         return frozenset("".join(self.answers))
+
+    def stricter(self, banned: Iterable[str]) -> Domain:
+        """The same with further banned strings."""
+        made = copy.copy(self)
+        made.banned = self.banned + [plain for term in banned if (plain := fold(term))]
+        return made
 
     @cached_property
     def seen(self) -> frozenset[str]:
@@ -116,7 +123,11 @@ class Domain:
 
 
 def second_opinion(
-    domain: Domain, record: str, steps: Sequence[Mapping[str, Any]], tolerance: float = 1e-9
+    domain: Domain,
+    record: str,
+    steps: Sequence[Mapping[str, Any]],
+    tolerance: float = 1e-9,
+    bans: Mapping[int, Sequence[str]] | None = None,
 ) -> tuple[int, str] | None:
     """The first step of a training's episode in which the log and the definition part.
 
@@ -125,12 +136,15 @@ def second_opinion(
       record: id of the episode's record.
       steps: its step lines, parsed.
       tolerance: on numbers, since the definition sums in another order.
+      bans: number of a step, from 1 -> what is banned from there on too.
 
     Returns: (index of the step, what differs in words), None where nothing does.
     """
     source = domain.records[record]
     episode = Episode(domain, source.answer, source.logprobs)
     for t, step in enumerate(steps):
+        if bans and t + 1 in bans:
+            episode.domain = episode.domain.stricter(bans[t + 1])
         found = episode.step(step["Lh"], step["Lp"], step["a"], step.get("w"))
         if not found.pop("legal"):
             return t, f"a is {step['a']!r}, which the mask's definition does not allow"
