@@ -108,9 +108,10 @@ class SteeredTraining:
         self.rng = np.random.default_rng([config.seed, 1])
         self.generator = torch.Generator(device).manual_seed(config.seed)
         mean = world.answers.size[world.train].mean()
+        longest = world.longest_answer + settings.slack
         self.buffer = StepBuffer(
-            int(config.agent.buffer_answers * mean), len(settings.history_chars),
-            len(settings.hit_cap_chars),
+            max(int(config.agent.buffer_answers * mean), 2 * longest),
+            len(settings.history_chars), len(settings.hit_cap_chars),
         )  # fmt: skip
         self.core = Core(world, config.train.rollout_answers, gain_by_cap=True)
         self.batch_steps = int(config.train.batch_answers * mean)
