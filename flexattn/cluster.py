@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from flexattn.errors import ConfigError, FlexAttnError, MissingExtraError
 from flexattn.seeds import FAILURES, SAID, Task, skip
 
 LOOK_EVERY_S = 1.0
+KNOCK_S = 5.0
 NOISE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # else Ray warns of its own next default
 
 
@@ -104,14 +106,25 @@ def _connect(address: str, side_by_side: int) -> tuple[Any, bool]:
         return ray, False
     how = {"num_cpus": side_by_side} if address == "local" else {"address": address}
     try:
+        _knock(address)
         ray.init(**how, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"--ray {address}: no cluster answers there ({reason}); expected an address such as "
             f"auto, ray://host:10001 or local"
         ) from None
     return ray, True
+
+
+def _knock(address: str) -> None:
+    """Somebody listens at host:port; Ray itself would try for a minute.
+
+    Raises: OSError where nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def _submit(ray: Any, task: Task) -> Any:
