@@ -158,7 +158,7 @@ def test_too_small_a_batch_for_the_ranks_is_one_line(place: Path) -> None:
         ["-m", "flexattn.train", *words(place, "small"), "--set", "train.batch_answers=1"]
     )
     for process in ranks:
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=200)
         assert process.returncode == 2
         assert "train.batch_answers is 1, expected at least one answer for each of the 2" in error
 
