@@ -59,8 +59,11 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "table": (
         "Stage A: the policy table and the counting model, no network.",
         {
-            "stages.stage": "a", "train.clone_steps": "0", "train.warmup_steps": "0",
-            "train.sac_steps": "0", "train.evaluate_every": "1",
+            "stages.stage": "a",
+            "train.clone_steps": "0",
+            "train.warmup_steps": "0",
+            "train.sac_steps": "0",
+            "train.evaluate_every": "1",
         },
     ),
     "dagger": (
@@ -71,9 +74,15 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
 for lh in (2, 3, 4, 6):
     ARMS[f"cloning-noise-lh{lh}"] = (
         f"Cloning with noise in the history, Lh = {lh}; no reinforcement learning. Lp reaches no\n"
-        f"# character here, so this one training stands for the fixed pairs ({lh}, 3) to ({lh}, 6).",
+        f"# character here, so this training stands for the fixed pairs ({lh}, 3) to ({lh}, 6).",
         {**CLONING, **FIXED, "env.history_chars": f"[{lh}]"},
     )
+
+# trained until nothing more is to be had from the text: drift and the optimum are judged here
+LONG = {"train.clone_steps": "800", "train.sac_steps": "240", "train.evaluate_every": "40"}
+for name in ("flex", "baseline"):
+    title, changes = ARMS[name]
+    ARMS[f"{name}-long"] = (f"{title}\n# Trained three times as long.", {**changes, **LONG})
 
 ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "hard-bonus": (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ STEADY = 0.15  # largest coefficient of variation of the throughput
 OVERHEAD = 0.05  # largest share of the throughput that the log may cost
 MIN_ROUNDS = 5  # of a throughput comparison
 NOISE = "noise_10"
+DRIFTING = ("term_recall", "rouge_l", "word_noncompliance", "typo_rate")
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,15 @@ def judge(
         # a metric that no run computed is one gap, not one for each regime
         kpis += found if any(kpi.prompts for kpi in found) else [_with(found[0], regime="")]
     kpis += [
-        _convergence(candidate, baseline, rng, draws),
+        _convergence(candidate, baseline),
         _variance(candidate, baseline),
-        *(_drift(candidate, name, rng, draws) for name in ("term_recall", "rouge_l")),
+        *(_drift(candidate, name, rng, draws) for name in DRIFTING),
     ]
     measured = rounds or Rounds({}, {})
     kpis += [
-        _throughput(measured, rng, draws),
-        _steadiness(measured, rng, draws),
-        _overhead(measured, rng, draws),
+        _throughput(measured),
+        _steadiness(measured),
+        _overhead(measured),
     ]
     return Acceptance(tuple(kpis))
 
@@ -177,9 +179,7 @@ def _not_below(
         return _with(verdict, "ERROR", note="0 everywhere in both arms; was the metric computed?")
     bounds = compare.mean_difference(ours, theirs, rng, draws)
     needed = compare.seeds_needed((ours - theirs).mean(1), -NOT_BELOW)
-    return decided(
-        verdict, bounds, bounds.lower >= -NOT_BELOW, bounds.upper < -NOT_BELOW, needed
-    )
+    return decided(verdict, bounds, bounds.lower >= -NOT_BELOW, bounds.upper < -NOT_BELOW, needed)
 
 
 def _drift(candidate: Arm, name: str, rng: np.random.Generator, draws: int) -> Verdict:
@@ -195,12 +195,11 @@ def _drift(candidate: Arm, name: str, rng: np.random.Generator, draws: int) -> V
         return verdict
     bounds = compare.mean_difference(online, greedy, rng, draws)
     good = bounds.lower >= -DRIFT and bounds.upper <= DRIFT
-    return decided(verdict, bounds, good, bounds.upper < -DRIFT or bounds.lower > DRIFT, None)
+    needed = compare.seeds_for_equivalence((online - greedy).mean(1), DRIFT)
+    return decided(verdict, bounds, good, bounds.upper < -DRIFT or bounds.lower > DRIFT, needed)
 
 
-def _convergence(
-    candidate: Arm, baseline: Arm, rng: np.random.Generator, draws: int
-) -> Verdict:
+def _convergence(candidate: Arm, baseline: Arm) -> Verdict:
     rule = "candidate / baseline <= 0.85, characters to 90 % of the baseline's final ROUGE-L"
     blank = Verdict("convergence_steps", "greedy", rule, "ERROR", margin=0.85)
     finals = [smoothed(run.curve("rouge_l"))[-1:] for run in baseline.runs]
@@ -220,11 +219,17 @@ def _convergence(
         return blank
     if not steps[1].mean() > 0.0:
         return _with(blank, "ERROR", note="rows carry no count of trained characters")
-    bounds = compare.paired_ratio(steps[0], steps[1], rng, draws)
+    bounds = compare.paired_ratio(steps[0], steps[1], _evaluated_every((candidate, baseline)))
     needed = compare.seeds_needed(-steps[0] / np.maximum(steps[1], 1.0), -0.85)
     # a censored candidate run would have needed longer than it is counted, so it proves nothing
     good = bounds.upper <= 0.85 and censored[0] == 0
     return decided(blank, bounds, good, bounds.lower > 0.85 and censored[1] == 0, needed)
+
+
+def _evaluated_every(both: tuple[Arm, Arm]) -> float:
+    """Characters between two evaluations, the most of any run: how fine a convergence is seen."""
+    curves = [[at for at, _ in run.curve("rouge_l")] for arm in both for run in arm.runs]
+    return float(max((b - a for curve in curves for a, b in pairwise(curve)), default=0))
 
 
 def _variance(candidate: Arm, baseline: Arm) -> Verdict:
@@ -238,49 +243,51 @@ def _variance(candidate: Arm, baseline: Arm) -> Verdict:
         bounds = compare.variance_ratio(ours, theirs)
     except ValueError as error:
         return _with(verdict, "ERROR", note=str(error))
-    verdict = _with(
-        verdict, baseline=float(theirs.var(ddof=1)), candidate=float(ours.var(ddof=1))
-    )
-    return decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, None)
+    verdict = _with(verdict, baseline=float(theirs.var(ddof=1)), candidate=float(ours.var(ddof=1)))
+    needed = compare.seeds_for_variance(bounds.estimate, 0.80)
+    return decided(verdict, bounds, bounds.upper <= 0.80, bounds.lower > 0.80, needed)
 
 
-def _throughput(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
+def _throughput(rounds: Rounds) -> Verdict:
     sides = rounds.train
     verdict = _timed("tokens_per_s", "candidate / baseline >= 0.90", 0.90, sides, "baseline")
     if not verdict.seeds:
         return verdict
-    bounds = compare.paired_ratio(sides["candidate"], sides["baseline"], rng, draws)
+    bounds = compare.paired_ratio(sides["candidate"], sides["baseline"])
     if "control" in sides:
-        same = compare.paired_ratio(sides["control"], sides["baseline"], rng, draws)
+        same = compare.paired_ratio(sides["control"], sides["baseline"])
         note = f"the baseline against itself: {same.lower:.3f} .. {same.upper:.3f}"
         verdict = _with(verdict, note=note)
-    return decided(verdict, bounds, bounds.lower >= 0.90, bounds.upper < 0.90, None)
+    needed = compare.seeds_needed(sides["candidate"] / sides["baseline"], 0.90)
+    return decided(verdict, bounds, bounds.lower >= 0.90, bounds.upper < 0.90, needed)
 
 
-def _steadiness(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
+def _steadiness(rounds: Rounds) -> Verdict:
     rule = f"coefficient of variation of the candidate's rounds <= {STEADY}"
     verdict = _timed("throughput_cv", rule, STEADY, rounds.train, "candidate")
     if not verdict.seeds:
         return verdict
-    bounds = compare.variation(rounds.train["candidate"], rng, draws)
+    try:
+        bounds = compare.variation(rounds.train["candidate"])
+    except ValueError as error:
+        return _with(verdict, "ERROR", note=str(error))
     return decided(verdict, bounds, bounds.upper <= STEADY, bounds.lower > STEADY, None)
 
 
-def _overhead(rounds: Rounds, rng: np.random.Generator, draws: int) -> Verdict:
+def _overhead(rounds: Rounds) -> Verdict:
     rule = f"1 - with log / without log <= {OVERHEAD}"
     sides = {"candidate": rounds.log.get("with"), "baseline": rounds.log.get("without")}
     known = {name: values for name, values in sides.items() if values is not None}
     verdict = _timed("log_overhead", rule, OVERHEAD, known, "baseline")
     if not verdict.seeds:
         return verdict
-    ratio = compare.paired_ratio(known["candidate"], known["baseline"], rng, draws)
+    ratio = compare.paired_ratio(known["candidate"], known["baseline"])
     bounds = Bounds(1 - ratio.estimate, 1 - ratio.upper, 1 - ratio.lower, ratio.seeds)
-    return decided(verdict, bounds, bounds.upper <= OVERHEAD, bounds.lower > OVERHEAD, None)
+    needed = compare.seeds_needed(known["candidate"] / known["baseline"], 1.0 - OVERHEAD)
+    return decided(verdict, bounds, bounds.upper <= OVERHEAD, bounds.lower > OVERHEAD, needed)
 
 
-def _timed(
-    name: str, rule: str, margin: float, sides: Mapping[str, Floats], other: str
-) -> Verdict:
+def _timed(name: str, rule: str, margin: float, sides: Mapping[str, Floats], other: str) -> Verdict:
     """A verdict over rounds; it has none where a side is missing or there are too few."""
     blank = Verdict(name, "", rule, "INCONCLUSIVE", margin=margin)
     if not {"candidate", other} <= sides.keys():
@@ -299,9 +306,7 @@ def _timed(
 
 def _matrices(candidate: Arm, baseline: Arm, name: str, regime: str) -> tuple[Floats, Floats]:
     prompts = baseline.prompts(regime)
-    return defined(
-        candidate.matrix(name, regime, prompts), baseline.matrix(name, regime, prompts)
-    )
+    return defined(candidate.matrix(name, regime, prompts), baseline.matrix(name, regime, prompts))
 
 
 def defined(ours: Floats, theirs: Floats) -> tuple[Floats, Floats]:
@@ -331,9 +336,7 @@ def opened(
     return verdict
 
 
-def decided(
-    verdict: Verdict, bounds: Bounds, good: bool, bad: bool, needed: int | None
-) -> Verdict:
+def decided(verdict: Verdict, bounds: Bounds, good: bool, bad: bool, needed: int | None) -> Verdict:
     """The verdict with its bounds: PASS where `good`, FAIL where `bad`, else INCONCLUSIVE."""
     few = verdict.seeds < MIN_SEEDS
     word: Word = "INCONCLUSIVE" if few or not (good or bad) else "PASS" if good else "FAIL"

@@ -65,6 +65,73 @@ def test_a_variance_at_its_margin_passes_at_most_one_time_in_twenty(seeds: int, 
     assert passed / trials <= 0.05 + 1.96 * (0.05 * 0.95 / trials) ** 0.5
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_steps_at_their_margin_pass_at_most_one_time_in_twenty(seeds: int) -> None:
+    """Convergence is seen at evaluations alone, here every 20 characters."""
+    rng = np.random.default_rng(seeds)
+    passed = 0
+    for _ in range(TRIALS):
+        baseline = rng.choice([900.0, 1000.0, 1100.0, 1200.0], seeds)
+        candidate = rng.choice([900.0, 1000.0, 1100.0, 1200.0], seeds) * 0.85
+        bounds = compare.paired_ratio(np.round(candidate / 20) * 20, baseline, resolution=20.0)
+        passed += bounds.upper <= 0.85
+    assert passed / TRIALS <= ALLOWED
+
+
+@pytest.mark.parametrize("rounds", [5, 10])
+@pytest.mark.parametrize("tail", ["normal", "heavy"])
+def test_a_wavering_at_its_margin_passes_at_most_one_time_in_twenty(
+    rounds: int, tail: str
+) -> None:
+    rng = np.random.default_rng(rounds)
+    passed, trials = 0, 2000
+    for _ in range(trials):
+        noise = rng.normal(size=rounds) if tail == "normal" else rng.standard_t(5, rounds)
+        spread = 15.0 if tail == "normal" else 15.0 * 0.6**0.5  # the standard deviation
+        passed += compare.variation(100.0 + spread * noise).upper <= 0.15
+    assert passed / trials <= 0.05 + 1.96 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_a_drift_at_its_margin_is_called_none_at_most_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(4)
+    passed = 0
+    for _ in range(TRIALS):
+        greedy = 0.9 + rng.normal(0.0, 0.05, (5, 30))
+        shift = rng.normal(-0.05, 0.01, (5, 1)) + rng.normal(0.0, 0.05, (5, 30))
+        bounds = compare.mean_difference(greedy + shift, greedy, rng, DRAWS)
+        passed += bounds.lower >= -0.05 and bounds.upper <= 0.05
+    assert passed / TRIALS <= ALLOWED
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_bounds_cover_the_truth_at_least_as_often_as_they_promise(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    below = above = 0
+    for _ in range(TRIALS):
+        bounds = compare.mean_ratio(*arms(rng, seeds, 1.2), rng, DRAWS)
+        below, above = below + (bounds.upper < 1.2), above + (bounds.lower > 1.2)
+    assert max(below, above) / TRIALS <= ALLOWED
+
+
+def test_seeds_for_a_variance_are_those_that_a_power_calculation_gives() -> None:
+    assert compare.seeds_for_variance(0.8, 0.8) is None
+    assert compare.seeds_for_variance(0.0, 0.8) is None
+    needed = compare.seeds_for_variance(0.4, 0.8)
+    assert needed is not None
+    assert 45 <= needed <= 65  # 53 by the normal approximation
+    wide = compare.seeds_for_variance(0.5, 0.8)
+    assert wide is not None
+    assert 100 <= wide <= 130  # 113
+
+
+def test_seeds_for_an_equivalence_count_from_the_nearer_margin() -> None:
+    drift = np.array([-0.03, -0.04, -0.02, -0.03])
+    assert compare.seeds_for_equivalence(drift, 0.05) == 3
+    assert compare.seeds_for_equivalence(drift * 2, 0.05) is None
+    noisy = np.array([-0.09, 0.05, -0.07, 0.03])
+    assert compare.seeds_for_equivalence(noisy, 0.05) == compare.seeds_for_equivalence(-noisy, 0.05)
+
+
 def test_with_ten_seeds_a_drop_of_a_fifth_needs_a_ratio_near_a_quarter() -> None:
     base = np.array([-1.55, -1.0, -0.66, -0.38, -0.12, 0.12, 0.38, 0.66, 1.0, 1.55])
     assert compare.variance_ratio(base * 0.20**0.5, base).upper <= 0.8
@@ -90,6 +157,10 @@ def test_what_has_no_ratio_is_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="the baseline's mean is 0"):
         compare.mean_ratio(np.ones((3, 4)), np.zeros((3, 4)), rng, DRAWS)
+    with pytest.raises(ValueError, match="have no ratio"):
+        compare.paired_ratio(np.ones(3), np.zeros(3))
+    with pytest.raises(ValueError, match="don't vary"):
+        compare.variation(np.ones(5))
     with pytest.raises(ValueError, match="2 seeds an arm, expected 3 or more"):
         compare.variance_ratio(np.ones(2), np.ones(2))
     with pytest.raises(ValueError, match="the baseline doesn't vary"):

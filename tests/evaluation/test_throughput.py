@@ -17,9 +17,8 @@ def measurement(suite: str, case: str, value: float, unit: str = "tokens/s") -> 
 
 
 def judged(rounds: Rounds) -> dict[str, Verdict]:
-    rng = np.random.default_rng(0)
     rules = (acceptance._throughput, acceptance._steadiness, acceptance._overhead)
-    return {(kpi := rule(rounds, rng, 500)).name: kpi for rule in rules}
+    return {(kpi := rule(rounds)).name: kpi for rule in rules}
 
 
 def rounds(candidate: float, logged: float, noise: float = 0.01) -> Rounds:
@@ -47,7 +46,7 @@ def test_a_slow_candidate_and_a_dear_log_fail() -> None:
 
 
 def test_a_machine_that_wavers_decides_nothing_about_speed() -> None:
-    found = judged(rounds(candidate=95.0, logged=97.0, noise=0.4))
+    found = judged(rounds(candidate=80.0, logged=97.0, noise=0.4))
     assert found["tokens_per_s"].verdict == "INCONCLUSIVE"
     assert found["log_overhead"].verdict == "INCONCLUSIVE"
     assert found["throughput_cv"].verdict != "PASS"
