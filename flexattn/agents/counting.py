@@ -5,8 +5,9 @@
     e(c) = kinds(c) / (count(c) + kinds(c)),   or SURE where kinds(c) = 1
 
 A context is a topic of the question with the number of the step and the last character written,
-with the last k <= Lh characters, or with the number of the step. Topics, most telling first: the whole question, its last term, its first term, the
-last two characters of a term, the last one (a term's end says what kind of thing it is), nothing.
+with the last k <= Lh characters, or with the number of the step. Topics, most telling first: the
+whole question, its last term, its first term, the last two characters of a term, the last one (a
+term's end says what kind of thing it is), nothing.
 Counted over train answers alone; an unseen context passes its whole weight on.
 Sources: e(c) is Witten and Bell 1991, IEEE Transactions on Information Theory 37; contexts that one
 character alone ever followed are trusted more since Cleary, Teahan and Witten 1995, PPM*.
@@ -47,10 +48,10 @@ class CountTables(NamedTuple):
     Args:
       keys: [slots] uint64, hash of a context; 0 where the slot is empty.
       context: [slots] int32, number of that context.
-      start: [contexts + 1] int64, its run in `char` and `count`.
+      start: [contexts + 1] int64, its run in `char` and `times`.
       total: [contexts] float64, count(c).
       char: [.] int32, what followed.
-      count: [.] float64, how often.
+      times: [.] float64, how often.
       term_keys: [term slots] uint64, hash of a term of a length in U.
       term: [term slots] int32, its index.
       weight: [terms] float64, the logged `idf`.
@@ -62,7 +63,7 @@ class CountTables(NamedTuple):
     start: npt.NDArray[np.int64]
     total: Floats
     char: Ids
-    count: Floats
+    times: Floats
     term_keys: npt.NDArray[np.uint64]
     term: Ids
     weight: Floats
@@ -223,7 +224,7 @@ def _weigh(
                 if weight[char] == 0.0:
                     touched[n] = char
                     n += 1
-                weight[char] += left * (1.0 - passed) * C.count[i] / C.total[c]
+                weight[char] += left * (1.0 - passed) * C.times[i] / C.total[c]
             left *= passed
             if left < LEAST or (best and n == 1 and weight[touched[0]] > left):
                 return n, left
@@ -348,7 +349,9 @@ def _decide(
         inside[n] = last > 0 and _inside(line, seen, expected, last, longest, C)
         count, left = _weigh(history[i], topics[i], t, window[n], False, weight, touched, C)
         row = legal[i]
-        total, best, allowed = 0.0, np.int64(-1), 0
+        total = 0.0
+        best: Any = np.int64(-1)
+        allowed: Any = np.int64(0)
         for w in range(row.shape[0]):
             allowed += np.int64(popcount(row[w]))
         for k in range(count):
@@ -415,7 +418,7 @@ class CountingModel:
         """Hash of all counts, 64 hex digits; the catalog's terms are not among them."""
         tables = self.tables
         digest = hashlib.sha256()
-        for array in (tables.keys, tables.context, tables.start, tables.char, tables.count):
+        for array in (tables.keys, tables.context, tables.start, tables.char, tables.times):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -511,7 +514,7 @@ def _count(world: World, orders: int) -> CountTables:
         start=np.append(start, len(pair)).astype(np.int64),
         total=total,
         char=chars[pair].astype(np.int32),
-        count=count,
+        times=count,
         term_keys=term_slots,
         term=usable.astype(np.int32)[places] if len(usable) else places,
         weight=world.terms.weight,

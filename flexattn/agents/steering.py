@@ -112,6 +112,9 @@ class SteeringActor(nn.Module):
 class SteeringCritics(nn.Module):
     """Twin Q_h(s, .) and Q_p(s, .); first axis: which twin."""
 
+    history_cost: Tensor
+    cap_cost: Tensor
+
     def __init__(
         self, settings: Settings, agent: AgentSection, costs: tuple[Tensor, Tensor]
     ) -> None:
@@ -269,7 +272,9 @@ class Steered:
             [made.worth, made.size / model.longest, made.inside[:, None]], 1
         ).astype(np.float32)
         self.seen = Seen(near, opened, expected, history)
-        log_p = self.actor.log_cap(*map(self._tensor, (near, opened, expected, history)))
+        log_p = self.actor.log_cap(
+            self._tensor(near), self._tensor(opened), self._tensor(expected), self._tensor(history)
+        )
         decision = nothing(len(active))
         decision.history[envs] = history
         decision.cap[envs] = self._pick(log_p)

@@ -47,7 +47,7 @@ class StepBuffer:
 
     def __init__(self, steps: int, histories: int, caps: int) -> None:
         """Allocate everything once."""
-        self.arrays = {
+        self.arrays: dict[str, np.ndarray] = {
             "near": np.zeros((steps, NEAR), np.int64),
             "open": np.zeros((steps, OPENNESS), np.float32),
             "expected": np.zeros((steps, 2 * caps + 1), np.float32),
