@@ -111,3 +111,24 @@ def test_ten_thousand_steps_are_filtered_and_scrolled_within_a_frame_or_two(tmp_
     assert filtering < 250
     assert scrolling < 50
     assert opening < 100
+
+
+@pytest.mark.slow
+def test_a_finding_and_the_keys_lead_to_their_step(tmp_path: Path) -> None:
+    # an episode of 5 steps has its lines 2..6 here, so line 5 is its fourth step
+    finding = Finding("number", "r/steps-00000.jsonl", 5, "reward is 1, derived 2", "reward", 1, 2)
+    press = """<script>
+      const said = [];
+      const key = name => { document.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+        said.push(state.episode + "/" + state.step); };
+      const old = document.onkeydown, target = { value: document.body };
+      document.onkeydown = ev => old(Object.defineProperty(ev, "target", target));
+      document.querySelector(".find.here").click();
+      said.push(state.episode + "/" + state.step);
+      for (const way of ["Right", "Right", "Left", "Down", "Up"]) key("Arrow" + way);
+      key("f");
+      document.body.dataset.said = said.join(" ");
+    </script></body>"""
+    text = a_page([an_episode(0, 5), {**an_episode(1, 5), "line": 20}], [finding])
+    dom = dom_of(text.replace("</body>", press), tmp_path)
+    assert 'data-said="0/3 0/4 0/4 0/3 1/0 0/0 0/3"' in dom
