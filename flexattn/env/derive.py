@@ -127,7 +127,9 @@ class Deriver:
             if read is not None:
                 taken.append(n)
                 records.append(self._records[episode.header["record"]])
-                decided.append(_Decisions(*read, bans=episode.header.get("bans", [])))
+                made = _Decisions(*read)
+                made.bans = episode.header.get("bans", [])
+                decided.append(made)
         rows, counts, faults = self._run(records, decided)
         asked = [episodes[n] for n in taken]
         printed = self._printed(rows, counts, asked)
