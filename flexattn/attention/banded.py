@@ -1,9 +1,9 @@
 """Windowed attention on CPU that costs what the windows cost.
 
-Rule: a query's keys are visited one by one, oldest first, inside the band `0 <= i - j < window`; no [T, T] matrix is
-formed, and no compiler is needed on the user's machine (Numba brings its own). One thread owns a stretch of keys of
-one key-value head and adds to their gradients in the order of query head, position, choice of window: results are the
-same bit for bit whatever the number of threads.
+Rule: keys are visited nearest first, for eight queries at a time, inside the band `0 <= i - j < window`; no [T, T]
+matrix is formed, and no compiler is needed on the user's machine (Numba brings its own). One thread owns a stretch of
+keys of one key-value head and adds to their gradients in the order of query head, tile of queries, choice of window:
+results are the same bit for bit whatever the number of threads.
 
 The backward pass computes the probabilities again from q, k and the windows: nothing else is kept.
 """
@@ -24,16 +24,7 @@ from torch import Tensor
 
 from flexattn.attention import lanes
 from flexattn.attention.differentiable import differentiable
-from flexattn.attention.lanes import (
-    LANES,
-    copy_block,
-    dot,
-    exp_block,
-    row_add,
-    row_set,
-    scale_block,
-    softmax_block,
-)
+from flexattn.attention.lanes import LANES, ahead, dots, gather, softmax, softmax_gradient, weigh
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
 
 __all__ = ["banded", "unsupported"]
@@ -43,6 +34,7 @@ _STRETCH = 64  # fewest rows of one work item
 _SHARES = 2  # pieces of work for each thread, so that one that is held up holds up little
 _TILE = 32  # rows whose scores are held at a time; enough to keep a core's arithmetic busy
 _SCORES = 4096  # scores held at a time, to stay in the nearest cache
+_AHEAD = 32  # rows that memory is asked for in advance
 
 _LANES_SOURCE = Path(lanes.__file__).read_bytes()
 
@@ -67,38 +59,45 @@ def _compiled(**options: Any) -> Any:
     return decorate
 
 
-# In all that follows scores, probabilities and their gradients lie newest key first: entry j of a row belongs to
-# the key at i - j. A row has `room` entries, a multiple of LANES.
+@_compiled(forceinline=True)
+def _measure(window, sw, b, h, begin, last, rows, bound, choices, reach, wide):  # type: ignore[no-untyped-def]
+    """reach[c * rows + r] = keys that query begin + r sees under choice c, 1 .. min(t + 1, bound).
+
+    Row `choices` has the widest of all choices; wide[g] the widest of eight queries. Lines past the
+    last query repeat it.
+    """
+    for r in range(rows):
+        t = min(begin + r, last)
+        widest = 1
+        for c in range(choices):
+            wanted = window[c * sw[0] + b * sw[1] + h * sw[2] + t * sw[3]]
+            seen = max(1, min(wanted, min(t + 1, bound)))
+            reach[c * rows + r] = seen
+            widest = max(widest, seen)
+        reach[choices * rows + r] = widest
+        wide[r // LANES] = widest if r % LANES == 0 else max(wide[r // LANES], widest)
 
 
 @_compiled(forceinline=True)
-def _measure(window, sw, b, h, t, bound, choices, reach, at):  # type: ignore[no-untyped-def]
-    """reach[at + c] = keys that query t sees under choice c, 1 .. min(t + 1, bound); the largest."""
-    widest = 1
-    for c in range(choices):
-        wanted = window[c * sw[0] + b * sw[1] + h * sw[2] + t * sw[3]]
-        seen = max(1, min(wanted, min(t + 1, bound)))
-        reach[at + c] = seen
-        widest = max(widest, seen)
-    return widest
+def _tile_rows(bound):  # type: ignore[no-untyped-def]
+    """Queries whose scores are held at a time, a multiple of LANES."""
+    return max(LANES, min(_TILE, _SCORES // bound // LANES * LANES))
 
 
 @_compiled(forceinline=True)
-def _softmax(score, at, count, p):  # type: ignore[no-untyped-def]
-    """p[at : at + count] = softmax(score[at : at + count])."""
-    if count <= LANES:
-        softmax_block(score, at, count, p)
-        return
-    blocks = (count + LANES - 1) // LANES
-    top = copy_block(score, at, count, p, at)
-    for n in range(1, blocks):
-        top = max(top, copy_block(score, at + LANES * n, count - LANES * n, p, at + LANES * n))
-    total = exp_block(p, at, top)
-    for n in range(1, blocks):
-        total += exp_block(p, at + LANES * n, top)
-    inverse = score.dtype.type(1) / total
-    for n in range(blocks):
-        scale_block(p, at + LANES * n, inverse)
+def _scores(  # type: ignore[no-untyped-def]
+    lanes, a, base_a, sa, b, base_b, sb, start, stop, length, tile, wide, out
+):  # fmt: skip
+    """Products of rows start .. stop - 1 of a with the rows of b that they may see."""
+    for r in range(0, stop - start, LANES):
+        t = start + r
+        ahead(lanes, a, base_a + (t + _AHEAD) * sa, sa)
+        ahead(lanes, b, base_b + (t + _AHEAD) * sb, sb)
+        for n in range(wide[r // LANES]):
+            dots(
+                lanes, a, base_a + t * sa, sa, base_a + (stop - 1) * sa,
+                b, base_b + (t - n) * sb, sb, base_b, base_b + (length - 1) * sb, out, n * tile + r,
+            )  # fmt: skip
 
 
 @_compiled()
@@ -106,32 +105,30 @@ def _forward_item(  # type: ignore[no-untyped-def]
     lanes, q, sq, k, sk, v, sv, window, sw, slopes, out, so, shape, scale, bound,
     b, kv, begin, end,
 ):  # fmt: skip
-    choices, _, _, group, _ = shape
-    room = (bound + LANES - 1) // LANES * LANES
-    tile = max(1, min(_TILE, _SCORES // room))
-    score, p = np.empty(tile * room, q.dtype), np.empty(tile * room, q.dtype)
-    reach = np.empty(tile * choices, np.int64)
+    choices, _, _, group, length = shape
+    tile = _tile_rows(bound)
+    score, p = np.empty(bound * tile, q.dtype), np.empty(bound * tile, q.dtype)
+    reach = np.empty((choices + 1) * tile, np.int32)
+    wide = np.empty(tile // LANES, np.int64)
     base_k, base_v = b * sk[0] + kv * sk[1], b * sv[0] + kv * sv[1]
     for h in range(kv * group, (kv + 1) * group):
         base_q, slope = b * sq[0] + h * sq[1], slopes[h]
         for start in range(begin, end, tile):
-            rows = min(tile, end - start)
-            for r in range(rows):
-                t = start + r
-                widest = _measure(window, sw, b, h, t, bound, choices, reach, r * choices)
-                for j in range(widest):
-                    product = dot(lanes, q, base_q + t * sq[2], k, base_k + (t - j) * sk[2])
-                    score[r * room + j] = product * scale - slope * q.dtype.type(j)
+            stop = min(start + tile, end)
+            _measure(window, sw, b, h, start, end - 1, tile, bound, choices, reach, wide)
+            _scores(
+                lanes, q, base_q, sq[2], k, base_k, sk[2], start, stop, length, tile, wide, score
+            )
             for c in range(choices):
-                for r in range(rows):
-                    _softmax(score, r * room, reach[r * choices + c], p)
                 base_o = c * so[0] + b * so[1] + h * so[2]
-                for r in range(rows):
-                    t, at = start + r, r * room
-                    at_o = base_o + t * so[3]
-                    row_set(lanes, p[at], v, base_v + t * sv[2], out, at_o)
-                    for j in range(1, reach[r * choices + c]):
-                        row_add(lanes, p[at + j], v, base_v + (t - j) * sv[2], out, at_o)
+                for r in range(0, stop - start, LANES):
+                    softmax(score, r, tile, wide[r // LANES], reach, c * tile + r, scale, slope, p)
+                for t in range(start, stop):
+                    r = t - start
+                    weigh(
+                        lanes, p, r, tile, wide[r // LANES], reach, c * tile + r,
+                        v, base_v + t * sv[2], sv[2], out, base_o + t * so[3],
+                    )  # fmt: skip
 
 
 @_compiled()
@@ -154,60 +151,51 @@ def _backward_item(  # type: ignore[no-untyped-def]
     shape, scale, bound, b, kv, begin, end,
 ):  # fmt: skip
     choices, _, _, group, length = shape
-    room = (bound + LANES - 1) // LANES * LANES
-    tile = max(1, min(_TILE, _SCORES // room))
-    score, p = np.empty(tile * room, q.dtype), np.empty(tile * room, q.dtype)
-    dp, ds = np.empty(tile * room, q.dtype), np.empty(tile * room, q.dtype)
-    reach, widest = np.empty(tile * choices, np.int64), np.empty(tile, np.int64)
-    zero, dim = q.dtype.type(0), LANES * len(lanes)
+    last = min(end + bound - 1, length)  # queries past `end` still see keys of this stretch
+    tile = _tile_rows(bound)
+    score, p = np.empty(bound * tile, q.dtype), np.empty(bound * tile, q.dtype)
+    dp, ds = np.empty(bound * tile, q.dtype), np.empty(bound * tile, q.dtype)
+    reach = np.empty((choices + 1) * tile, np.int32)
+    wide = np.empty(tile // LANES, np.int64)
     base_k, base_v = b * sk[0] + kv * sk[1], b * sv[0] + kv * sv[1]
     base_dk, base_dv = b * sdk[0] + kv * sdk[1], b * sdv[0] + kv * sdv[1]
-    for t in range(begin, end):
-        dk[base_dk + t * sdk[2] : base_dk + t * sdk[2] + dim] = zero
-        dv[base_dv + t * sdv[2] : base_dv + t * sdv[2] + dim] = zero
-    last = min(end + bound - 1, length)  # queries past `end` still see keys of this stretch
     for h in range(kv * group, (kv + 1) * group):
         base_q, base_dq, slope = b * sq[0] + h * sq[1], b * sdq[0] + h * sdq[1], slopes[h]
         for start in range(begin, last, tile):
-            rows = min(tile, last - start)
-            for r in range(rows):
-                t, at = start + r, r * room
-                widest[r] = _measure(window, sw, b, h, t, bound, choices, reach, r * choices)
-                for j in range(widest[r]):
-                    product = dot(lanes, q, base_q + t * sq[2], k, base_k + (t - j) * sk[2])
-                    score[at + j] = product * scale - slope * q.dtype.type(j)
-                    ds[at + j] = zero
+            stop = min(start + tile, last)
+            _measure(window, sw, b, h, start, last - 1, tile, bound, choices, reach, wide)
+            _scores(
+                lanes, q, base_q, sq[2], k, base_k, sk[2], start, stop, length, tile, wide, score
+            )
+            low, high = max(begin, start - bound + 1), min(stop, end)  # keys that these queries see
             for c in range(choices):
                 base_do = c * sdo[0] + b * sdo[1] + h * sdo[2]
-                for r in range(rows):
-                    at, count = r * room, reach[r * choices + c]
-                    _softmax(score, at, count, p)
-                    at_do, at_v = base_do + (start + r) * sdo[3], base_v + (start + r) * sv[2]
-                    for j in range(count):
-                        dp[at + j] = dot(lanes, do, at_do, v, at_v - j * sv[2])
-                for r in range(rows):
-                    at, count = r * room, reach[r * choices + c]
-                    delta = zero
-                    for j in range(count):
-                        delta += p[at + j] * dp[at + j]
-                    for j in range(count):
-                        ds[at + j] += p[at + j] * (dp[at + j] - delta) * scale
-                for r in range(rows):
-                    t, at = start + r, r * room
-                    at_do = base_do + t * sdo[3]
-                    # only keys begin <= t - j < end are owned here
-                    for j in range(max(0, t - end + 1), min(reach[r * choices + c], t - begin + 1)):
-                        row_add(lanes, p[at + j], do, at_do, dv, base_dv + (t - j) * sdv[2])
-            for r in range(rows):
-                t, at = start + r, r * room
-                at_q = base_q + t * sq[2]
-                for j in range(max(0, t - end + 1), min(widest[r], t - begin + 1)):
-                    row_add(lanes, ds[at + j], q, at_q, dk, base_dk + (t - j) * sdk[2])
-                if t < end:
-                    at_dq = base_dq + t * sdq[2]
-                    row_set(lanes, ds[at], k, base_k + t * sk[2], dq, at_dq)
-                    for j in range(1, widest[r]):
-                        row_add(lanes, ds[at + j], k, base_k + (t - j) * sk[2], dq, at_dq)
+                _scores(
+                    lanes, do, base_do, sdo[3], v, base_v, sv[2], start, stop, length, tile, wide,
+                    dp,
+                )  # fmt: skip
+                for r in range(0, stop - start, LANES):
+                    count, at = wide[r // LANES], c * tile + r
+                    softmax(score, r, tile, count, reach, at, scale, slope, p)
+                    softmax_gradient(p, dp, r, tile, count, reach, at, scale, ds, c == 0)
+                for s in range(low, high):
+                    gather(
+                        lanes, p, s - start, tile, max(0, start - s), min(bound, stop - s),
+                        reach, c * tile + s - start, do, base_do + s * sdo[3], sdo[3],
+                        dv, base_dv + s * sdv[2], s >= start and c == 0 and h == kv * group,
+                    )  # fmt: skip
+            for s in range(low, high):
+                gather(
+                    lanes, ds, s - start, tile, max(0, start - s), min(bound, stop - s),
+                    reach, choices * tile + s - start, q, base_q + s * sq[2], sq[2],
+                    dk, base_dk + s * sdk[2], s >= start and h == kv * group,
+                )  # fmt: skip
+            for t in range(start, min(stop, end)):
+                r = t - start
+                weigh(
+                    lanes, ds, r, tile, wide[r // LANES], reach, choices * tile + r,
+                    k, base_k + t * sk[2], sk[2], dq, base_dq + t * sdq[2],
+                )  # fmt: skip
 
 
 @_compiled()
@@ -285,8 +273,8 @@ def _windows(window: Tensor | None, widths: list[int]) -> tuple[np.ndarray, tupl
 def _plan(q: Tensor, k: Tensor, widths: list[int]) -> tuple[tuple[int, ...], int, int, int, int]:
     """(choices, batch, kv heads, group, length), the longest reach, rows of an item, items, threads.
 
-    An item reads `reach` rows past its end again, so it is long against that; how work is cut and
-    spread never changes a bit of the result.
+    An item reads `reach` rows past its end again, so it is long against that. Threads have no say in
+    how the work is cut, so their number never changes a bit of the result.
     """
     batch, heads, length, _ = q.shape
     kv_heads = k.shape[1]

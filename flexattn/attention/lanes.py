@@ -1,11 +1,14 @@
-"""Rows of D floats as single machine vectors, for Numba.
+"""Rows and tiles of scores as machine vectors, for Numba.
 
-Rule: a row is loaded, multiplied and stored whole, in one fixed order, so results do not depend on the number of
-threads. Numba's own loops over a row of 32 floats spend more time on checks than on arithmetic (16 ms against 4 ms
-for one thread on B256 T128 H4 D32), so these five operations are written in LLVM's language.
+Rule: eight queries stand side by side. Scores lie key by key, nearest first: entry [n * step + r] is query r's with the
+key n before it. A softmax then runs down eight columns at once, and a row of D numbers stays in registers while its
+weights are gone through. Every sum has one fixed order, so results do not depend on the number of threads.
 
-A row length travels as the length of the tuple `lanes`: D = 8 * len(lanes) is then part of the type, and a compiled
-function is kept on disk for each D.
+What a query does not see has weight 0 and is not read, its own row is: a NaN reaches those who see it and nobody else.
+
+These operations are written in LLVM's language, since Numba's own loops over a row of 32 floats take four times as
+long. A row's length travels as the length of the tuple `lanes`: D = 8 * len(lanes) is then part of the type, and a
+compiled function is kept on disk for each D.
 """
 
 from __future__ import annotations
@@ -18,215 +21,348 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "copy_block", "dot", "exp_block", "row_add", "row_set", "scale_block", "softmax_block"]
+__all__ = ["LANES", "ahead", "dots", "gather", "softmax", "softmax_gradient", "weigh"]
 
-LANES = 8  # floats in one step of `lanes`, and in one block of `exp_block`
-
-
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
-
-
-def _vector(context: Any, array_type: Any, length: int) -> tuple[ir.Type, ir.VectorType, int]:
-    """LLVM's scalar type, vector type and a scalar's size in bytes."""
-    scalar = context.get_data_type(array_type.dtype)
-    return scalar, ir.VectorType(scalar, length), array_type.dtype.bitwidth // 8
+LANES = 8  # queries side by side
+_LINE = 64  # bytes that memory gives at a time
+_INDEX = ir.IntType(64)
+_REACH = ir.VectorType(ir.IntType(32), LANES)
 
 
-def _load(builder: Any, vector: ir.VectorType, pointer: Any, align: int) -> Any:
-    loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()))
-    loaded.align = align
-    return loaded
+class _Code:
+    """LLVM's builder, and the few words that the operations below are made of."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any, like: int) -> None:
+        """Numbers are those of array argument `like`."""
+        self.context, self.builder, self.signature, self.args = context, builder, signature, args
+        kind = signature.args[like].dtype
+        self.size = kind.bitwidth // 8
+        self.scalar = context.get_data_type(kind)
+        self.eight = ir.VectorType(self.scalar, LANES)
+
+    def at(self, array: int, offset: Any) -> Any:
+        """A pointer to element `offset` of array argument `array`."""
+        kind = self.context.make_array(self.signature.args[array])
+        return self.builder.gep(kind(self.context, self.builder, self.args[array]).data, [offset])
+
+    def load(self, vector: ir.VectorType, pointer: Any) -> Any:
+        loaded = self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()))
+        loaded.align = 4 if vector is _REACH else self.size
+        return loaded
+
+    def store(self, value: Any, pointer: Any) -> None:
+        target = self.builder.bitcast(pointer, value.type.as_pointer())
+        self.builder.store(value, target).align = self.size
+
+    def constant(self, value: float, vector: ir.VectorType | None = None) -> Any:
+        vector = vector or self.eight
+        return ir.Constant(vector, [ir.Constant(vector.element, value)] * vector.count)
+
+    def splat(self, scalar: Any, vector: ir.VectorType) -> Any:
+        undefined = ir.Constant(vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+        return self.builder.shuffle_vector(one, undefined, zeros)
+
+    def shuffle(self, x: Any, y: Any, order: list[int]) -> Any:
+        wanted = ir.VectorType(ir.IntType(32), len(order))
+        return self.builder.shuffle_vector(x, y, ir.Constant(wanted, order))
+
+    def call(self, name: str, *values: Any) -> Any:
+        """An LLVM function of vectors of one type."""
+        kind = values[0].type
+        full = f"llvm.{name}.v{kind.count}f{8 * self.size}"
+        shape = ir.FunctionType(kind, [kind] * len(values))
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, shape, full), values
+        )
+
+    def add(self, x: Any, y: Any) -> Any:
+        return self.builder.add(x, y)
+
+    def least(self, x: Any, y: Any) -> Any:
+        return self.builder.select(self.builder.icmp_signed("<", x, y), x, y)
+
+    def most(self, x: Any, y: Any) -> Any:
+        return self.builder.select(self.builder.icmp_signed(">", x, y), x, y)
+
+    def carried(self, value: Any) -> Any:
+        """A place for what a loop carries on; LLVM keeps it in registers."""
+        place = cgutils.alloca_once(self.builder, value.type)
+        self.builder.store(value, place)
+        return place
+
+    def seen(self, n: Any, reach: Any) -> Any:
+        """Which of eight queries see their key n."""
+        n = self.splat(self.builder.trunc(n, ir.IntType(32)), _REACH)
+        return self.builder.icmp_signed("<", n, reach)
+
+    @property
+    def nothing(self) -> Any:
+        return self.context.get_dummy_value()
 
 
-def _store(builder: Any, value: Any, pointer: Any, align: int) -> None:
-    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = align
+def _halves(code: _Code, x: Any, y: Any, block: int, chunk: int) -> Any:
+    """Of each block of x and of y: its even chunks plus its odd ones, x before y."""
+    even: list[int] = []
+    odd: list[int] = []
+    for start in range(0, x.type.count, block):
+        for offset in (start, x.type.count + start):
+            for first in range(offset, offset + block, 2 * chunk):
+                even += range(first, first + chunk)
+                odd += range(first + chunk, first + 2 * chunk)
+    return code.builder.fadd(code.shuffle(x, y, even), code.shuffle(x, y, odd))
 
 
-def _splat(builder: Any, vector: ir.VectorType, scalar: Any) -> Any:
-    index = ir.IntType(32)
-    undefined = ir.Constant(vector, ir.Undefined)
-    one = builder.insert_element(undefined, scalar, ir.Constant(index, 0))
-    return builder.shuffle_vector(
-        one, undefined, ir.Constant(ir.VectorType(index, vector.count), None)
-    )
-
-
-def _declare(builder: Any, name: str, returns: ir.Type, *takes: ir.Type) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(returns, takes), name)
+def _sums(code: _Code, rows: list[Any]) -> Any:
+    """The sums of eight vectors as one, by halves: within 16 bytes first, where that is cheap."""
+    width, lane = rows[0].type.count, 16 // code.size
+    block, chunk = lane, lane // 2
+    while len(rows) > 1:
+        rows = [_halves(code, x, y, block, chunk) for x, y in zip(rows[::2], rows[1::2])]
+        if chunk > 1 and block == lane:
+            chunk //= 2
+        else:
+            block, chunk = width, lane
+    (total,) = rows
+    if width > LANES:
+        parts = [
+            [n for start in range(first, width, 2 * lane) for n in range(start, start + lane)]
+            for first in (0, lane)
+        ]
+        total = code.builder.fadd(*(code.shuffle(total, total, part) for part in parts))
+    return total
 
 
 @intrinsic
-def dot(typing_context, lanes, a, i, b, j):  # type: ignore[no-untyped-def]
-    """sum over d of a[i + d] * b[j + d], D = 8 * len(lanes) terms."""
+def dots(typing_context, lanes, a, i, sa, ia, b, j, sb, jb, jc, out, o):  # type: ignore[no-untyped-def]
+    """out[o + r] = a's row r . b's row r for r in 0 .. 7.
+
+    a's row r begins at min(i + r * sa, ia), b's at j + r * sb, cut to jb .. jc.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[1], LANES * len(lanes))
-        x = _load(
-            builder, vector, _pointer(context, builder, signature.args[1], args[1], args[2]), size
-        )
-        y = _load(
-            builder, vector, _pointer(context, builder, signature.args[3], args[3], args[4]), size
-        )
-        return _sum(builder, builder.fmul(x, y), size)
+        code = _Code(context, builder, signature, args, 1)
+        dim = LANES * len(lanes)
+        width = 16 if code.size == 4 and dim % 16 == 0 else LANES
+        vector = ir.VectorType(code.scalar, width)
+        rows = []
+        for r in range(LANES):
+            at_a = code.least(code.add(args[2], builder.mul(args[3], _INDEX(r))), args[4])
+            at_b = code.add(args[6], builder.mul(args[7], _INDEX(r)))
+            at_b = code.least(code.most(at_b, args[8]), args[9])
+            total = None
+            for d in range(0, dim, width):
+                x = code.load(vector, code.at(1, code.add(at_a, _INDEX(d))))
+                y = code.load(vector, code.at(5, code.add(at_b, _INDEX(d))))
+                total = builder.fmul(x, y) if total is None else code.call("fmuladd", x, y, total)
+            rows.append(total)
+        code.store(_sums(code, rows), code.at(10, args[11]))
+        return code.nothing
 
-    return a.dtype(lanes, a, types.intp, b, types.intp), generate
+    whole = types.intp
+    given = (lanes, a, whole, whole, whole, b, whole, whole, whole, whole, out, whole)
+    return types.none(*given), generate
+
+
+def _weighted(code: _Code, vector: ir.VectorType, count: Any, term: Any) -> Any:
+    """Sum over n < count of factor * row, `term(n)` giving a factor and where its row lies.
+
+    Even and odd n are summed apart: half as many roundings in a row, and half the wait for each.
+    """
+    builder, zero = code.builder, code.constant(0.0, vector)
+    sums = [code.carried(zero), code.carried(zero)]
+    pairs = builder.lshr(code.add(count, _INDEX(1)), _INDEX(1))
+    with cgutils.for_range(builder, pairs) as loop:
+        for odd, total in enumerate(sums):
+            n = code.add(builder.mul(loop.index, _INDEX(2)), _INDEX(odd))
+            there = builder.icmp_signed("<", n, count)
+            factor, pointer = term(builder.select(there, n, _INDEX(0)))
+            factor = builder.select(there, factor, code.scalar(0.0))
+            row = code.load(vector, pointer)
+            new = code.call("fmuladd", code.splat(factor, vector), row, builder.load(total))
+            builder.store(new, total)
+    return builder.fadd(*(builder.load(total) for total in sums))
 
 
 @intrinsic
-def row_set(typing_context, lanes, factor, a, i, out, j):  # type: ignore[no-untyped-def]
-    """out[j : j + D] = factor * a[i : i + D]."""
+def weigh(typing_context, lanes, p, i, step, count, reach, r, b, j, sb, out, o):  # type: ignore[no-untyped-def]
+    """Row out[o] = sum over n < count of p[i + n * step] * (b's row at j - n * sb), n < reach[r]."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[2], LANES * len(lanes))
-        x = _load(
-            builder, vector, _pointer(context, builder, signature.args[2], args[2], args[3]), size
-        )
-        target = _pointer(context, builder, signature.args[4], args[4], args[5])
-        _store(builder, builder.fmul(_splat(builder, vector, args[1]), x), target, size)
-        return context.get_dummy_value()
+        code = _Code(context, builder, signature, args, 1)
+        seen = builder.sext(builder.load(code.at(5, args[6])), _INDEX)
 
-    return types.none(lanes, a.dtype, a, types.intp, out, types.intp), generate
+        def term(n: Any) -> tuple[Any, Any]:
+            factor = builder.load(code.at(1, code.add(args[2], builder.mul(n, args[3]))))
+            far = builder.sub(args[8], builder.mul(n, args[9]))
+            see = builder.icmp_signed("<", n, seen)
+            return factor, code.at(7, builder.select(see, far, args[8]))
+
+        vector = ir.VectorType(code.scalar, LANES * len(lanes))
+        code.store(_weighted(code, vector, args[4], term), code.at(10, args[11]))
+        return code.nothing
+
+    whole = types.intp
+    given = (lanes, p, whole, whole, whole, reach, whole, b, whole, whole, out, whole)
+    return types.none(*given), generate
 
 
 @intrinsic
-def row_add(typing_context, lanes, factor, a, i, out, j):  # type: ignore[no-untyped-def]
-    """out[j : j + D] += factor * a[i : i + D]."""
+def gather(typing_context, lanes, p, i, step, skip, count, reach, r, b, j, sb, out, o, first):  # type: ignore[no-untyped-def]
+    """Row out[o] += sum over skip <= n < count of p[i + n * (step + 1)] * (b's row at j + n * sb).
+
+    Only n < reach[r + n] count; the `first` sum is set, not added.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[2], LANES * len(lanes))
-        x = _load(
-            builder, vector, _pointer(context, builder, signature.args[2], args[2], args[3]), size
-        )
-        target = _pointer(context, builder, signature.args[4], args[4], args[5])
-        name = f"llvm.fmuladd.v{vector.count}f{8 * size}"
-        fused = _declare(builder, name, vector, vector, vector, vector)
-        old = _load(builder, vector, target, size)
-        new = builder.call(fused, [_splat(builder, vector, args[1]), x, old])
-        _store(builder, new, target, size)
-        return context.get_dummy_value()
+        code = _Code(context, builder, signature, args, 1)
+        step = code.add(args[3], _INDEX(1))  # down the diagonal: query r + n, its key n
 
-    return types.none(lanes, a.dtype, a, types.intp, out, types.intp), generate
+        def term(n: Any) -> tuple[Any, Any]:
+            n = code.add(n, args[4])
+            seen = builder.sext(builder.load(code.at(6, code.add(args[7], n))), _INDEX)
+            see = builder.icmp_signed("<", n, seen)
+            factor = builder.load(code.at(1, code.add(args[2], builder.mul(n, step))))
+            near = builder.select(see, code.add(args[9], builder.mul(n, args[10])), args[9])
+            return builder.select(see, factor, code.scalar(0.0)), code.at(8, near)
+
+        vector = ir.VectorType(code.scalar, LANES * len(lanes))
+        total = _weighted(code, vector, builder.sub(args[5], args[4]), term)
+        target = code.at(11, args[12])
+        with builder.if_else(args[13]) as (fresh, more):
+            with fresh:
+                code.store(total, target)
+            with more:
+                code.store(builder.fadd(total, code.load(vector, target)), target)
+        return code.nothing
+
+    whole = types.intp
+    given = (lanes, p, whole, whole, whole, whole, reach, whole, b, whole, whole, out, whole)
+    return types.none(*given, types.boolean), generate
 
 
-def _exp(builder: Any, x: Any, size: int) -> Any:
+def _exp(code: _Code, x: Any) -> Any:
     """exp of a vector of arguments <= 0.
 
     exp(x) = 2^n exp(f), n = round(x / ln 2), |f| <= ln(2) / 2, Taylor's polynomial of degree 7
     (float32) or 13 (float64): within 2 units in the last place. Where it would come near the least
-    normal number it is 0: what lies below is slow to reckon with (47 ns a row against 22).
+    normal number it is 0: what lies below is slow to reckon with.
     """
-    vector, scalar, single = x.type, x.type.element, size == 4
-    integer = ir.VectorType(ir.IntType(8 * size), LANES)
-    suffix = f"v{LANES}f{8 * size}"
-    fused = _declare(builder, f"llvm.fmuladd.{suffix}", vector, vector, vector, vector)
-    rint = _declare(builder, f"llvm.rint.{suffix}", vector, vector)
-
-    def constant(value: float) -> Any:
-        return ir.Constant(vector, [ir.Constant(scalar, value)] * LANES)
-
-    def whole(value: int) -> Any:
-        return ir.Constant(integer, [ir.Constant(integer.element, value)] * LANES)
-
-    least = constant(-80.0 if single else -700.0)
+    builder, single = code.builder, code.size == 4
+    integer = ir.VectorType(ir.IntType(8 * code.size), LANES)
+    least = code.constant(-80.0 if single else -700.0)
     nothing = builder.fcmp_ordered("<", x, least)  # not so for NaN, which passes through
     x = builder.select(nothing, least, x)
-    n = builder.call(rint, [builder.fmul(x, constant(1 / math.log(2)))])
+    n = code.call("rint", builder.fmul(x, code.constant(1 / math.log(2))))
     # ln 2 in two parts, the first exact times n
     high, low = (0.693359375, -2.12194440e-4)
     if not single:
         high, low = (6.93145751953125e-1, 1.42860682030941723212e-6)
-    f = builder.call(fused, [n, constant(-high), x])
-    f = builder.call(fused, [n, constant(-low), f])
+    f = code.call("fmuladd", n, code.constant(-high), x)
+    f = code.call("fmuladd", n, code.constant(-low), f)
     degree = 7 if single else 13
-    value = constant(1 / math.factorial(degree))
+    value = code.constant(1 / math.factorial(degree))
     for power in range(degree - 1, -1, -1):
-        value = builder.call(fused, [value, f, constant(1 / math.factorial(power))])
+        value = code.call("fmuladd", value, f, code.constant(1 / math.factorial(power)))
     bias, shift = (127, 23) if single else (1023, 52)
-    exponent = builder.shl(builder.add(builder.fptosi(n, integer), whole(bias)), whole(shift))
-    value = builder.fmul(value, builder.bitcast(exponent, vector))
-    return builder.select(nothing, constant(0.0), value)
-
-
-def _first(builder: Any, x: Any, count: Any) -> Any:
-    """x, -inf from entry `count` on."""
-    wide = ir.VectorType(ir.IntType(64), LANES)
-    lane = ir.Constant(wide, [ir.Constant(wide.element, n) for n in range(LANES)])
-    least = ir.Constant(x.type, [ir.Constant(x.type.element, -math.inf)] * LANES)
-    return builder.select(builder.icmp_signed("<", lane, _splat(builder, wide, count)), x, least)
-
-
-def _max(builder: Any, x: Any, size: int) -> Any:
-    name = f"llvm.vector.reduce.fmax.v{LANES}f{8 * size}"
-    reduce = _declare(builder, name, x.type.element, x.type)
-    return builder.call(reduce, [x], fastmath=("nnan",))
-
-
-def _sum(builder: Any, x: Any, size: int) -> Any:
-    name = f"llvm.vector.reduce.fadd.v{x.type.count}f{8 * size}"
-    reduce = _declare(builder, name, x.type.element, x.type.element, x.type)
-    zero = ir.Constant(x.type.element, -0.0)
-    return builder.call(reduce, [zero, x], fastmath=("reassoc", "contract"))
+    exponent = builder.add(builder.fptosi(n, integer), code.constant(bias, integer))
+    exponent = builder.shl(exponent, code.constant(shift, integer))
+    value = builder.fmul(value, builder.bitcast(exponent, x.type))
+    return builder.select(nothing, code.constant(0.0), value)
 
 
 @intrinsic
-def softmax_block(typing_context, a, i, count, out):  # type: ignore[no-untyped-def]
-    """out[i : i + count] = softmax(a[i : i + count]), count <= 8, without a step through memory."""
+def softmax(typing_context, score, i, step, count, reach, r, scale, slope, p):  # type: ignore[no-untyped-def]
+    """p[i + n * step ..] = softmax over n of scale * score - slope * n, eight queries at once.
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[0], LANES)
-        x = _load(builder, vector, _pointer(context, builder, signature.args[0], *args[:2]), size)
-        x = _first(builder, x, args[2])
-        x = _exp(builder, builder.fsub(x, _splat(builder, vector, _max(builder, x, size))), size)
-        x = builder.fdiv(x, _splat(builder, vector, _sum(builder, x, size)))
-        target = _pointer(context, builder, signature.args[3], args[3], args[1])
-        _store(builder, x, target, size)
-        return context.get_dummy_value()
-
-    return types.none(a, types.intp, types.intp, out), generate
-
-
-@intrinsic
-def exp_block(typing_context, a, i, pivot):  # type: ignore[no-untyped-def]
-    """a[i : i + 8] = exp(a[i : i + 8] - pivot), for arguments <= 0; their sum is returned."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[0], LANES)
-        target = _pointer(context, builder, signature.args[0], args[0], args[1])
-        x = builder.fsub(_load(builder, vector, target, size), _splat(builder, vector, args[2]))
-        value = _exp(builder, x, size)
-        _store(builder, value, target, size)
-        return _sum(builder, value, size)
-
-    return a.dtype(a, types.intp, a.dtype), generate
-
-
-@intrinsic
-def copy_block(typing_context, a, i, count, out, j):  # type: ignore[no-untyped-def]
-    """out[j : j + 8] = a[i : i + 8], -inf from entry `count` on; the largest is returned.
-
-    The largest may pass over a NaN; `exp_block` then brings it back.
+    0 from n = reach[r ..] on.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[0], LANES)
-        x = _load(builder, vector, _pointer(context, builder, signature.args[0], *args[:2]), size)
-        x = _first(builder, x, args[2])
-        _store(builder, x, _pointer(context, builder, signature.args[3], *args[3:]), size)
-        return _max(builder, x, size)
+        code = _Code(context, builder, signature, args, 0)
+        reach_of = code.load(_REACH, code.at(4, args[5]))
+        scale_of, slope_of = (code.splat(args[n], code.eight) for n in (6, 7))
+        top = code.carried(code.constant(-math.inf))
+        total = code.carried(code.constant(0.0))
 
-    return a.dtype(a, types.intp, types.intp, out, types.intp), generate
+        def entry(n: Any) -> Any:
+            return code.add(args[1], builder.mul(n, args[2]))
+
+        with cgutils.for_range(builder, args[3]) as loop:
+            x = builder.fmul(code.load(code.eight, code.at(0, entry(loop.index))), scale_of)
+            far = code.splat(builder.sitofp(loop.index, code.scalar), code.eight)
+            x = code.call("fmuladd", builder.fneg(slope_of), far, x)
+            seen = code.seen(loop.index, reach_of)
+            x = builder.select(seen, x, code.constant(-math.inf))
+            builder.store(code.call("maxnum", x, builder.load(top)), top)
+            code.store(x, code.at(8, entry(loop.index)))
+        # the largest may pass over a NaN; the exponential then brings it back
+        with cgutils.for_range(builder, args[3]) as loop:
+            place = code.at(8, entry(loop.index))
+            x = _exp(code, builder.fsub(code.load(code.eight, place), builder.load(top)))
+            builder.store(builder.fadd(x, builder.load(total)), total)
+            code.store(x, place)
+        inverse = builder.fdiv(code.constant(1.0), builder.load(total))
+        with cgutils.for_range(builder, args[3]) as loop:
+            place = code.at(8, entry(loop.index))
+            x = builder.fmul(code.load(code.eight, place), inverse)
+            seen = code.seen(loop.index, reach_of)
+            code.store(builder.select(seen, x, code.constant(0.0)), place)
+        return code.nothing
+
+    whole = types.intp
+    given = (score, whole, whole, whole, reach, whole, score.dtype, score.dtype, p)
+    return types.none(*given), generate
 
 
 @intrinsic
-def scale_block(typing_context, a, i, factor):  # type: ignore[no-untyped-def]
-    """a[i : i + 8] *= factor."""
+def softmax_gradient(typing_context, p, dp, i, step, count, reach, r, scale, ds, first):  # type: ignore[no-untyped-def]
+    """ds[i + n * step ..] += scale * p * (dp - sum of p dp), eight queries at once.
+
+    0 from n = reach[r ..] on; the `first` is set, not added.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vector, size = _vector(context, signature.args[0], LANES)
-        target = _pointer(context, builder, signature.args[0], args[0], args[1])
-        x = _load(builder, vector, target, size)
-        _store(builder, builder.fmul(x, _splat(builder, vector, args[2])), target, size)
-        return context.get_dummy_value()
+        code = _Code(context, builder, signature, args, 0)
+        reach_of = code.load(_REACH, code.at(5, args[6]))
+        scale_of, zero = code.splat(args[7], code.eight), code.constant(0.0)
+        delta = code.carried(zero)
 
-    return types.none(a, types.intp, a.dtype), generate
+        def entry(n: Any) -> Any:
+            return code.add(args[2], builder.mul(n, args[3]))
+
+        with cgutils.for_range(builder, args[4]) as loop:
+            x, y = (code.load(code.eight, code.at(n, entry(loop.index))) for n in (0, 1))
+            y = builder.select(code.seen(loop.index, reach_of), y, zero)
+            builder.store(code.call("fmuladd", x, y, builder.load(delta)), delta)
+        with cgutils.for_range(builder, args[4]) as loop:
+            x, y, old = (code.load(code.eight, code.at(n, entry(loop.index))) for n in (0, 1, 8))
+            new = builder.fmul(builder.fmul(x, builder.fsub(y, builder.load(delta))), scale_of)
+            new = builder.select(code.seen(loop.index, reach_of), new, zero)
+            old = builder.select(args[9], zero, old)
+            code.store(builder.fadd(new, old), code.at(8, entry(loop.index)))
+        return code.nothing
+
+    whole = types.intp
+    given = (p, dp, whole, whole, whole, reach, whole, p.dtype, ds, types.boolean)
+    return types.none(*given), generate
+
+
+@intrinsic
+def ahead(typing_context, lanes, a, i, step):  # type: ignore[no-untyped-def]
+    """Ask memory for eight rows that will be read soon; where there is none, nothing happens."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(context, builder, signature, args, 1)
+        byte = ir.IntType(8).as_pointer()
+        shape = ir.FunctionType(ir.VoidType(), [byte] + [ir.IntType(32)] * 3)
+        fetch = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0")
+        for r in range(LANES):
+            at = code.add(args[2], builder.mul(args[3], _INDEX(r)))
+            for d in range(0, LANES * len(lanes), _LINE // code.size):
+                place = builder.bitcast(code.at(1, code.add(at, _INDEX(d))), byte)
+                builder.call(fetch, [place, *(ir.IntType(32)(n) for n in (0, 3, 1))])
+        return code.nothing
+
+    return types.none(lanes, a, types.intp, types.intp), generate

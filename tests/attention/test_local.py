@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ def test_a_query_sees_its_window_and_no_more(impl: str, with_slopes: bool) -> No
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from([0, 1, 2, 7, 33]),
+    st.sampled_from([0, 1, 2, 7, 33, 64, 65]),
     st.sampled_from([(4, 4), (4, 2), (3, 1)]),
     st.sampled_from([1, 2, 6, 8, 9, 40]),
     st.sampled_from(["int", "row", "head", "int8", "multi"]),
@@ -140,6 +141,16 @@ def test_nan_in_a_key_reaches_those_who_see_it_and_nobody_else() -> None:
     assert out[0, 0].isnan().any(-1).nonzero().flatten().tolist() == [10, 11, 12]
 
 
+def test_nan_in_a_query_reaches_the_keys_it_sees_and_no_others() -> None:
+    q, k, v = rows(1, 2, 90, 8), rows(1, 1, 90, 8), rows(1, 1, 90, 8)
+    q[0, 1, 33] = float("nan")
+    x = [y.requires_grad_() for y in (q, k, v)]
+    dq, dk, dv = torch.autograd.grad(local_attention(*x, 5, "banded").sum(), x)
+    assert dq[0].isnan().any(-1).nonzero().tolist() == [[1, 33]]
+    for grad in (dk, dv):
+        assert grad[0, 0].isnan().any(-1).nonzero().flatten().tolist() == [29, 30, 31, 32, 33]
+
+
 def test_scores_far_apart_give_no_nan() -> None:
     q = rows(1, 1, 50, 8) * 300
     out = local_attention_multi(q, q, rows(1, 1, 50, 8), (1, 2, 50), "banded")
@@ -160,6 +171,8 @@ def test_a_bound_below_a_window_cuts_it() -> None:
         cut = local_attention(q, q, q, wide, impl, max_window=4)
         torch.testing.assert_close(cut, local_attention(q, q, q, 4, impl))
 
+
+GPU_KINDS = ((torch.bfloat16, 32), (torch.float32, 128), (torch.float64, 32), (torch.float32, 136))
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a key of another length": ({"k": rows(2, 4, 8, 8)}, ValueError, r"k has shape \[2, 4, 8, 8\], expected \[2, 4, 9, 8\] like q"),
@@ -217,6 +230,15 @@ def test_auto_says_once_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
         "local_attention: impl='auto' took reference for cpu, torch.bfloat16, head dim 8",
         "local_attention: impl='auto' took banded for cpu, torch.float32, head dim 8",
     ]
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_auto_takes_the_kernels_on_a_gpu_where_they_can(caplog: pytest.LogCaptureFixture) -> None:
+    local._said.clear()
+    with caplog.at_level(logging.INFO, logger="flexattn.attention.local"):
+        chosen = [local.fastest("cuda", dtype, dim) for dtype, dim in GPU_KINDS]
+    assert chosen == ["triton", "triton", "reference", "reference"]
+    assert "took triton for cuda, torch.bfloat16, head dim 32" in caplog.text
 
 
 def test_the_custom_ops_pass_opcheck() -> None:
