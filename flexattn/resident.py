@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ class ResidentTraining:
         check(config)
         config = _share(config, ranks)
         self.config, self.world, self.display, self.device = config, world, display, device
+        # a norm of bfloat16 by float32 weights is fused all the same, and a split sum is as good
+        for message in ("Mismatch dtype between input and weight", "\nOnline softmax is disabled"):
+            warnings.filterwarnings("ignore", message=message)
         speed = _fused if fused else _plain
         torch.manual_seed(config.seed)
         if device.type == "cuda":
@@ -95,7 +99,8 @@ class ResidentTraining:
         self.step = 0
         self._before = 0  # characters of the runs before a resume
         self._shown = 0
-        self.logged = _Logged(self, log) if log is not None and config.log.sample > 0.0 else None
+        wanted = config.log.sample > 0.0 and self.demos < self.stream.n
+        self.logged = _Logged(self, log) if log is not None and wanted else None
         self._log = log
         questions, chunk = self.stream.questions, self.stream.chunk
         self._work = {

@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 SMALL = (
     "run.name=small", "agent.hidden=16", "agent.char_dim=32", "attention.heads=2",
     "attention.kv_heads=2", "train.device=cpu", "attention.impl=reference",
-    "train.rollout_answers=4", "train.rollout_chars=9", "train.clone_steps=1",
-    "train.warmup_steps=1", "train.sac_steps=2", "log.sample=1.0", "env.slack=1",
+    "train.rollout_answers=2", "train.rollout_chars=12", "train.clone_steps=1",
+    "train.warmup_steps=1", "train.sac_steps=1", "log.sample=1.0", "env.slack=1",
 )  # fmt: skip
 ANSWERS = ("奥司他韦是抑制剂。", "神经氨酸酶是酶。", "流感病毒会传染。", "布洛芬可以止痛。")
 
@@ -46,7 +46,8 @@ def tiny(folder: Path) -> Domain:
 
 
 def play(folder: Path) -> None:
-    """Train for four steps, and look at what was written."""
+    """Train for three steps, and look at what was written."""
+    from flexattn.agents.checkpoint import load_newest
     from flexattn.audit.writer import RunLog
     from flexattn.display import Display
     from flexattn.job import create_folder
@@ -74,12 +75,19 @@ def play(folder: Path) -> None:
         assert all(torch.isfinite(p).all() for p in training.learner.actor.parameters())
         moved = [not torch.equal(a, b) for a, b in zip(before, training.learner.actor.parameters())]
         assert sum(moved) > 0.8 * len(moved)
-        saved = training.save(run.path / "checkpoints", {"evaluations_bytes": 0})
-        assert saved.is_dir()
+        training.save(run.path / "checkpoints", {"evaluations_bytes": 0})
         log.event("end")
+        saved, _ = load_newest(run.path / "checkpoints")
+        assert saved is not None
+        again = ResidentTraining(config, domain.world, None, display, device, fused=False)
+        again.restore(saved)
+        assert (again.step, again.characters) == (3, seen)
+        pairs = zip(training.learner.critics.parameters(), again.learner.critics.parameters())
+        assert all(torch.equal(a, b) for a, b in pairs)
     print(run.path)
 
 
+@pytest.mark.slow
 def test_a_small_run_trains_each_character_once_and_its_log_is_sound(tmp_path: Path) -> None:
     from flexattn.replay import main as replay
 
@@ -91,7 +99,7 @@ def test_a_small_run_trains_each_character_once_and_its_log_is_sound(tmp_path: P
     assert ran.returncode == 0, ran.stderr[-2000:]
     run = ran.stdout.split()[-1]
     text = "".join(path.read_text("utf-8") for path in sorted(Path(run).glob("steps-*.jsonl")))
-    assert text.count('"event":"episode"') >= 2
+    assert text.count('"event":"episode"') >= 1
     assert replay([run]) == 0
 
 
@@ -103,6 +111,8 @@ def test_a_small_run_trains_each_character_once_and_its_log_is_sound(tmp_path: P
         ("agent.cql_weight=0.5", "agent.cql_weight"),
         ("agent.stability_weight=0.1", "agent.stability_weight"),
         ("agent.forbidden_teacher=reject", "agent.forbidden_teacher"),
+        ("train.dagger_steps=5", "train.dagger_steps"),
+        ("lexicon.watch=true", "lexicon.watch"),
     ],
 )
 def test_what_only_the_cpu_learns_is_refused_by_its_key(override: str, key: str) -> None:

@@ -331,11 +331,11 @@ def check(config: Config) -> None:
         ("agent.stability_weight", agent.stability_weight, 0.0),
         ("agent.clone_target", agent.clone_target, "character"),
         ("agent.forbidden_teacher", agent.forbidden_teacher, "relabel"),
+        ("train.dagger_steps", config.train.dagger_steps, 0),
+        ("lexicon.watch", config.lexicon.watch, False),
     ):
         if found != expected:
             raise ConfigError(
                 f"{key} is {found} with train.device cuda, expected {expected}; "
                 f"set train.device=cpu for it"
             )
-    if config.env.max_history < max(config.env.history_chars):
-        raise ConfigError("env.max_history is shorter than env.history_chars reach")

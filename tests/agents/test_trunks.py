@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from flexattn.agents.networks import Actor, Critics, Foresight, Sequence, Sizes
@@ -17,6 +18,9 @@ from flexattn.config import load_config, resolve_path
 from flexattn.env.world import Settings
 
 SETTINGS = ("agent.hidden=64", "agent.char_dim=32", "attention.impl=reference")
+# the normalisation takes float32 weights, and torch.compile fuses that itself
+pytestmark = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+
 CONFIG = load_config(resolve_path("configs/gpu.yaml"), SETTINGS)
 SIZES = Sizes(characters=90, known_characters=100, max_steps=20)
 N, S1, REACH, QUESTIONS = 3, 8, 5, 4
