@@ -98,7 +98,8 @@ def test_the_counts_are_the_formula(world: World) -> None:
                 allowed = set(np.flatnonzero(core.legal()[i]).tolist())
                 term = list(TERMS)[i]
                 expected = naive(world, term, core.written(i).tolist(), window, allowed)
-                np.testing.assert_allclose(made.pi[n], expected, atol=1e-12)
+                # what is left below LEAST is spread evenly and may be cut a context sooner
+                np.testing.assert_allclose(made.pi[n], expected, atol=10 * LEAST)
                 assert made.pi[n][made.char[n]] == made.pi[n].max()
                 assert made.probability[n] == pytest.approx(made.pi[n].max())
         # half of the time off the track, so that contexts are missed
