@@ -21,6 +21,7 @@ from flexattn.evaluation.arms import Arm, Run
 from flexattn.evaluation.compare import DRAWS
 from flexattn.evaluation.metrics import Terms
 from flexattn.evaluation.optimum import Rules, fixed_pairs, optimum_of
+from flexattn.evaluation.overlap import corpus_scores
 from flexattn.evaluation.page import Optimum, Report, number
 from flexattn.evaluation.rows import REGIMES, summary
 from flexattn.evaluation.throughput import Rounds, read_bench
@@ -173,6 +174,11 @@ def compare(
         optimum=optimum,
         goals=tuple(goals),
         differences=tuple(beside.differences(ours, (theirs, *more), rng, draws)),
+        overlap={
+            (arm.name, regime): _overlap(arm, regime)
+            for arm in (ours, theirs)
+            for regime in REGIMES
+        },
         terms=Terms.of(entry.term for entry in _catalog(ours.runs[0]).entries),
         seed=seed,
         draws=draws,
@@ -240,7 +246,11 @@ def as_dict(report: Report) -> dict[str, object]:
                     "fixed_net_lexical": report.optimum[arm.name].fixed,
                     "fixed_pair": report.optimum[arm.name].fixed_pair,
                 },
-                "regimes": {regime: summary(arm.final_rows(regime)) for regime in REGIMES},
+                "regimes": {
+                    regime: summary(arm.final_rows(regime))
+                    | dict(report.overlap.get((arm.name, regime), {}))
+                    for regime in REGIMES
+                },
             }
             for arm in report.arms
         ],
@@ -289,6 +299,11 @@ def _pairs(candidate: Arm, others: Sequence[Arm]) -> dict[str, list[tuple[int, b
             }
             found[arm.name].append((run.config.seed, values))
     return found
+
+
+def _overlap(arm: Arm, regime: str) -> dict[str, float | None]:
+    rows = [row for row in arm.final_rows(regime) if row.reference.strip()]
+    return corpus_scores([row.output for row in rows], [row.reference for row in rows])
 
 
 def _catalog(run: Run) -> Catalog:

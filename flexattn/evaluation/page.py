@@ -16,6 +16,7 @@ from flexattn.evaluation.acceptance import Acceptance, Verdict
 from flexattn.evaluation.arms import Arm
 from flexattn.evaluation.beside import Difference
 from flexattn.evaluation.metrics import Terms, histogram
+from flexattn.evaluation.overlap import NAMES
 from flexattn.evaluation.pictures import Line
 from flexattn.evaluation.rows import REGIMES, Row, choice_counts, summary
 
@@ -84,6 +85,7 @@ class Report:
       optimum: arm's name -> the exact optimum under its configuration.
       goals: verdicts beside the arms without reinforcement learning.
       differences: candidate minus every other arm.
+      overlap: arm's name and regime -> BLEU and chrF, where they were computed.
       terms: the candidate's catalog.
       seed: of the bootstrap.
       draws: of the bootstrap.
@@ -96,6 +98,7 @@ class Report:
     optimum: Mapping[str, Optimum]
     goals: tuple[Verdict, ...]
     differences: tuple[Difference, ...]
+    overlap: Mapping[tuple[str, str], Mapping[str, float | None]]
     terms: Terms
     seed: int
     draws: int
@@ -229,10 +232,14 @@ def _regimes(report: Report) -> str:
         for arm in report.arms:
             found = summary(arm.final_rows(regime))
             if any(value is not None for value in found.values()):
-                rows.append(
-                    [regime, escape(arm.name), *(number(found.get(name)) for name in SHOWN)]
-                )
-    return _table(("regime", "arm", *SHOWN), rows)
+                more = report.overlap.get((arm.name, regime), {})
+                figures = [found.get(name) for name in SHOWN] + [more.get(name) for name in NAMES]
+                rows.append([regime, escape(arm.name), *map(number, figures)])
+    return _table(("regime", "arm", *SHOWN, *NAMES), rows) + (
+        "<p>bert_score needs a model folder (train.bert_model) when a run is evaluated; bleu and "
+        "chrf are sacrebleu's with its Chinese tokenizer, of candidate and baseline, where it is "
+        'installed. "-": not computed, or not defined.</p>'
+    )
 
 
 def _curves(report: Report) -> str:
