@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numba
 import torch
 
 from benchmarks.profile import shares
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--updates", type=int, metavar="N", help="updates/s beside peers instead, N windows each"
     )
-    parser.add_argument("--threads", type=int, default=2, help="of --updates; default 2")
+    parser.add_argument("--threads", type=int, default=2, help="of --updates, beside 1; default 2")
     parser.add_argument(
         "--kernels", type=int, default=0, metavar="N", help="on a GPU: also print the N longest"
     )
@@ -69,9 +68,7 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
     if args.updates:
         from benchmarks import updates
 
-        torch.set_num_threads(args.threads)
-        numba.set_num_threads(min(args.threads, numba.config.NUMBA_NUM_THREADS))
-        yield from updates.rows(args.updates)
+        yield from updates.rows(args.updates, args.threads)
         return
     candidate = domain_of(load_config(args.candidate), args.steps)
     other = load_config(args.baseline) if args.baseline else load_config(args.candidate, BASELINE)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from flexattn.agents import losses
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.masked import sample
+from flexattn.agents.row_adam import RowAdam
 from flexattn.agents.soft import soft_values
 from flexattn.agents.twins import follow
 
@@ -41,6 +42,10 @@ class Actor(Network, Protocol):
 
 class Critics(Network, Protocol):
     """What gives twin values; `features` is shared by both ways of asking."""
+
+    @property
+    def tables(self) -> list[nn.Parameter]:
+        """Parameters with sparse gradients: a step moves, and Adam ages, the rows taken alone."""
 
     def features(self, state: Tensor) -> Tensor:
         """Whatever the two methods below take, one row a state and twin."""
@@ -128,13 +133,16 @@ class DiscreteSac:
         for parameter in self.target.parameters():
             parameter.requires_grad_(False)
         self.log_alpha = torch.tensor(settings.alpha_first).log()
+        tables = {id(table) for table in critics.tables}
+        dense = [parameter for parameter in critics.parameters() if id(parameter) not in tables]
         self.optimiser = torch.optim.Adam(
             [
                 {"params": list(actor.parameters()), "lr": settings.actor_lr},
-                {"params": list(critics.parameters()), "lr": settings.critic_lr},
+                {"params": dense, "lr": settings.critic_lr},
             ],
             fused=True,
         )
+        self.table_optimiser = RowAdam(critics.tables, settings.critic_lr)
         self.alpha_optimiser = torch.optim.Adam([self.log_alpha], settings.alpha_lr, fused=True)
 
     def update(self, batch: Transitions) -> Update:
@@ -155,8 +163,10 @@ class DiscreteSac:
         v, nats = soft_values(self.actor.logits(batch.state, batch.legal), q, alpha, batch.legal)
         j_pi = -v.mean()
         self.optimiser.zero_grad(set_to_none=True)
+        self.table_optimiser.zero_grad()
         (j_q + j_pi).backward()
         self.optimiser.step()
+        self.table_optimiser.step()
         if settings.alpha_lr:
             self._move_temperature(batch, nats, everywhere, logits.shape[-1])
         follow(self.target.parameters(), self.critics.parameters(), settings.target_ema)

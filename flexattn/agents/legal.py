@@ -135,7 +135,9 @@ def reference_linear(
     return products if bias is None else products + bias[:, legal.ids]
 
 
-def taken_linear(h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor) -> Tensor:
+def taken_linear(
+    h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor, *, by_rows: bool = False
+) -> Tensor:
     """h[g, s] . W[g, a] + b[g, a] for one action a state.
 
     Args:
@@ -143,12 +145,14 @@ def taken_linear(h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor) -> Tens
       weight: [G, V, D].
       bias: [G, V].
       taken: a of each state, [N] int64.
+      by_rows: the gradient of W is sparse and holds the rows taken alone, for an optimiser that
+        moves no other; CPU only.
 
     Returns: [G, N].
     """
     if h.device.type != "cpu":
         return (h * weight[:, taken]).sum(-1) + bias[:, taken]
-    return _Taken.apply(h, weight, bias, taken)
+    return _Taken.apply(h, weight, bias, taken, by_rows)
 
 
 def legal_log_softmax(logits: Tensor, legal: LegalSets) -> Tensor:
@@ -177,10 +181,11 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, legal: LegalSets) -> Tensor:
         h, weight, bias = h.contiguous(), weight.contiguous(), bias.contiguous()
         out = h.new_empty(h.shape[0], len(legal.ids))
-        _linear(
-            h.numpy(), weight.numpy(), bias.numpy(),
-            legal.row.numpy(), legal.order.numpy(), legal.first.numpy(), out.numpy(),
-        )  # fmt: skip
+        pairs = legal.row.numpy(), legal.order.numpy(), legal.first.numpy()
+        if bias.numel():
+            _affine(h.numpy(), weight.numpy(), bias.numpy(), *pairs, out.numpy())
+        else:
+            _linear(h.numpy(), weight.numpy(), *pairs, out.numpy())
         ctx.save_for_backward(h, weight, bias)
         ctx.legal = legal
         return out
@@ -204,9 +209,12 @@ class _Linear(torch.autograd.Function):
 
 class _Taken(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, taken: Tensor, by_rows: bool
+    ) -> Tensor:
         h = h.contiguous()
         ctx.save_for_backward(h, weight, bias, taken)
+        ctx.by_rows = by_rows
         out = h.new_empty(h.shape[:2])
         _taken(h.numpy(), weight.numpy(), bias.numpy(), taken.numpy(), out.numpy())
         return out
@@ -215,13 +223,21 @@ class _Taken(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, weight, bias, taken = ctx.saved_tensors
-        d_h = torch.empty_like(h)
-        d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        d_h, d_bias = torch.empty_like(h), torch.zeros_like(bias)
+        maps, _, width = weight.shape
+        rows, place = taken.unique(return_inverse=True) if ctx.by_rows else (None, taken)
+        d_weight = torch.zeros_like(weight) if rows is None else h.new_zeros(maps, len(rows), width)
         _taken_grad(
-            grad.contiguous().numpy(), h.numpy(), weight.numpy(), taken.numpy(), d_h.numpy(),
-            d_weight.numpy(), d_bias.numpy(),
+            grad.contiguous().numpy(), h.numpy(), weight.numpy(), taken.numpy(), place.numpy(),
+            d_h.numpy(), d_weight.numpy(), d_bias.numpy(),
         )  # fmt: skip
-        return d_h, d_weight, d_bias, None
+        if rows is not None:
+            at = torch.stack([torch.arange(maps).repeat_interleave(len(rows)), rows.repeat(maps)])
+            d_weight = torch.sparse_coo_tensor(
+                at, d_weight.view(-1, width), weight.shape, is_coalesced=True,
+                check_invariants=False,
+            )  # fmt: skip
+        return d_h, d_weight, d_bias, None, None
 
 
 class _LogSoftmax(torch.autograd.Function):
@@ -285,18 +301,44 @@ def _list(packed: Any, start: Any, ids: Any, row: Any, order: Any, first: Any) -
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=True)
-def _linear(h: Any, weight: Any, bias: Any, row: Any, order: Any, first: Any, out: Any) -> None:
-    shared, biased = weight.shape[0] == 1, bias.shape[0] > 0
+def _linear(h: Any, weight: Any, row: Any, order: Any, first: Any, out: Any) -> None:
+    shared = weight.shape[0] == 1
     for a in prange(weight.shape[1]):  # by action: its row of W stays near, the states come by
         for g in range(h.shape[0]):
             b = weight[0 if shared else g, a]
-            offset = bias[0 if shared else g, a] if biased else h.dtype.type(0.0)
             for k in range(first[a], first[a + 1]):
                 c = h[g, row[order[k]]]
                 total = h.dtype.type(0.0)
                 for d in range(b.shape[0]):
                     total += c[d] * b[d]
-                out[g, order[k]] = total + offset
+                out[g, order[k]] = total
+
+
+@njit(nogil=True, cache=True, parallel=True, fastmath=True)
+def _affine(h: Any, weight: Any, bias: Any, row: Any, order: Any, first: Any, out: Any) -> None:
+    shared, zero = weight.shape[0] == 1, h.dtype.type(0.0)
+    for a in prange(weight.shape[1]):
+        for g in range(h.shape[0]):
+            twin = 0 if shared else g
+            b, offset, k = weight[twin, a], bias[twin, a], first[a]
+            while k + 4 <= first[a + 1]:  # four states at a time: each number of W is read once
+                i, j, m, n = order[k], order[k + 1], order[k + 2], order[k + 3]
+                p, q, r, s = h[g, row[i]], h[g, row[j]], h[g, row[m]], h[g, row[n]]
+                t, u, v, w = zero, zero, zero, zero
+                for d in range(b.shape[0]):
+                    t += p[d] * b[d]
+                    u += q[d] * b[d]
+                    v += r[d] * b[d]
+                    w += s[d] * b[d]
+                out[g, i], out[g, j] = t + offset, u + offset
+                out[g, m], out[g, n] = v + offset, w + offset
+                k += 4
+            while k < first[a + 1]:
+                p, t = h[g, row[order[k]]], zero
+                for d in range(b.shape[0]):
+                    t += p[d] * b[d]
+                out[g, order[k]] = t + offset
+                k += 1
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=True)
@@ -304,12 +346,20 @@ def _linear_grad_h(grad: Any, weight: Any, start: Any, ids: Any, d_h: Any) -> No
     shared = weight.shape[0] == 1
     for n in prange(d_h.shape[1]):
         for g in range(d_h.shape[0]):
-            out = d_h[g, n]
+            out, twin, j = d_h[g, n], 0 if shared else g, start[n]
             out[:] = 0.0
-            for j in range(start[n], start[n + 1]):
-                b, factor = weight[0 if shared else g, ids[j]], grad[g, j]
+            while j + 4 <= start[n + 1]:  # four rows at a time: `out` is read and written once
+                p, q = weight[twin, ids[j]], weight[twin, ids[j + 1]]
+                r, s = weight[twin, ids[j + 2]], weight[twin, ids[j + 3]]
+                t, u, v, w = grad[g, j], grad[g, j + 1], grad[g, j + 2], grad[g, j + 3]
                 for d in range(out.shape[0]):
-                    out[d] += factor * b[d]
+                    out[d] += t * p[d] + u * q[d] + v * r[d] + w * s[d]
+                j += 4
+            while j < start[n + 1]:
+                p, t = weight[twin, ids[j]], grad[g, j]
+                for d in range(out.shape[0]):
+                    out[d] += t * p[d]
+                j += 1
 
 
 @njit(nogil=True, cache=True, parallel=True, fastmath=True)
@@ -346,12 +396,12 @@ def _taken(h: Any, weight: Any, bias: Any, taken: Any, out: Any) -> None:
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _taken_grad(
-    grad: Any, h: Any, weight: Any, taken: Any, d_h: Any, d_weight: Any, d_bias: Any
+    grad: Any, h: Any, weight: Any, taken: Any, place: Any, d_h: Any, d_weight: Any, d_bias: Any
 ) -> None:
     for g in range(h.shape[0]):
         for n in range(h.shape[1]):
             a, b, factor = h[g, n], weight[g, taken[n]], grad[g, n]
-            to_h, to_weight = d_h[g, n], d_weight[g, taken[n]]
+            to_h, to_weight = d_h[g, n], d_weight[g, place[n]]
             d_bias[g, taken[n]] += factor
             for d in range(a.shape[0]):
                 to_h[d] = factor * b[d]

@@ -39,14 +39,22 @@ class MlpActor(nn.Module):
 class MlpCritics(nn.Module):
     """Twins of hidden layers with ReLU, then one row of weights an action."""
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], actions: int) -> None:
-        """Take S, the hidden widths (none: linear in the state) and A."""
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], actions: int, *, by_rows: bool = False
+    ) -> None:
+        """Take S, the hidden widths (none: linear in the state) and A; see `tables`."""
         super().__init__()
+        self.by_rows = by_rows
         widths = (inputs, *hidden)
         self.body = nn.ModuleList(TwinLinear(a, b) for a, b in pairwise(widths))
         bound = widths[-1] ** -0.5
         self.weight = nn.Parameter(torch.empty(2, actions, widths[-1]).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(2, actions).uniform_(-bound, bound))
+
+    @property
+    def tables(self) -> list[nn.Parameter]:
+        """With `by_rows` the table of actions, whose gradient holds the rows taken alone."""
+        return [self.weight] if self.by_rows else []
 
     def features(self, state: Tensor) -> Tensor:
         """What the twins make of a state, [N, S] -> [2, N, D]."""
@@ -63,4 +71,4 @@ class MlpCritics(nn.Module):
 
     def value(self, h: Tensor, taken: Tensor) -> Tensor:
         """Q(s, a) of the taken action alone, [2, N]; pays for one row of the table."""
-        return taken_linear(h, self.weight, self.bias, taken)
+        return taken_linear(h, self.weight, self.bias, taken, by_rows=self.by_rows)

@@ -395,7 +395,8 @@ class Learner:
         loss = -self.ranks.part_of_mean(sampled_objective(draws, values), taken)
         loss = loss + rates.bc_weight * 0.5 * (cloning + corrected)
         if self.config.agent.stability_weight:
-            unsteady = self._unsteady(batch, *draws.log_all, taken)
+            one, two = draws.log_all
+            unsteady = self._unsteady(batch, one, two, taken)
             cloned["stability"] = unsteady.item() * self.ranks.size
             loss = loss + self.config.agent.stability_weight * unsteady
         self._set_rates(self.config.agent.actor_lr, self.config.agent.window_lr)

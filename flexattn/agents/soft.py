@@ -36,7 +36,9 @@ def soft_values(
 
     Returns: V, [N], reward units; H, [N], nats.
     """
-    if legal is not None and logits.device.type == "cpu":
+    if logits.device.type == "cpu":
+        if legal is None:
+            return _DenseSoftValues.apply(logits, q, float(alpha))
         return _SoftValues.apply(logits, q, float(alpha), legal)
     return reference_soft_values(logits, q, alpha, legal)
 
@@ -53,6 +55,25 @@ def reference_soft_values(
     value = legal.sum(losses.soft_terms(log_pi, least, alpha))
     held = log_pi.detach()
     return value, -legal.sum(held.exp() * held)
+
+
+class _DenseSoftValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, q: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+        log_pi = torch.log_softmax(logits, -1)
+        pi = log_pi.exp()
+        terms = torch.sub(torch.minimum(q[0], q[1]), log_pi, alpha=alpha).mul_(pi)
+        value = terms.sum(-1)
+        nats = log_pi.mul_(pi).sum(-1).neg_()
+        ctx.save_for_backward(terms.addcmul_(pi, value.unsqueeze(-1), value=-1.0))
+        ctx.mark_non_differentiable(nats)
+        return value, nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grad.unsqueeze(-1), None, None
 
 
 class _SoftValues(torch.autograd.Function):

@@ -22,14 +22,16 @@ def _sets(mask: np.ndarray) -> LegalSets:
     return LegalSets.of(words.view(np.uint64), mask.shape[1], CPU)
 
 
-def _agent(inputs: int, hidden: tuple[int, ...], actions: int, settings: Settings) -> DiscreteSac:
+def _agent(
+    inputs: int, hidden: tuple[int, ...], actions: int, settings: Settings, by_rows: bool = False
+) -> DiscreteSac:
     torch.manual_seed(0)
-    return DiscreteSac(
-        MlpActor(inputs, hidden, actions), MlpCritics(inputs, hidden, actions), settings
-    )
+    critics = MlpCritics(inputs, hidden, actions, by_rows=by_rows)
+    return DiscreteSac(MlpActor(inputs, hidden, actions), critics, settings)
 
 
-def test_a_masked_problem_is_solved_to_its_closed_form() -> None:
+@pytest.mark.parametrize("by_rows", [False, True], ids=["whole table", "rows taken"])
+def test_a_masked_problem_is_solved_to_its_closed_form(by_rows: bool) -> None:
     rng = np.random.default_rng(3)
     legal = rng.random((STATES, ACTIONS)) < 0.5
     legal[np.arange(STATES), rng.integers(0, ACTIONS, STATES)] = True
@@ -56,7 +58,7 @@ def test_a_masked_problem_is_solved_to_its_closed_form() -> None:
     agent = _agent(
         STATES, (), ACTIONS,
         Settings(gamma=GAMMA, target_ema=0.1, actor_lr=0.03, critic_lr=0.03, alpha_lr=0.0,
-                 alpha_first=ALPHA),
+                 alpha_first=ALPHA), by_rows,
     )  # fmt: skip
     for _ in range(1500):
         agent.update(batch)
@@ -100,6 +102,18 @@ def test_one_sweep_gives_the_values_entropies_and_gradients_of_the_formulas() ->
     assert torch.isfinite(grads[0]).all()
 
 
+def test_dense_sweeps_give_the_same_as_the_formulas() -> None:
+    torch.manual_seed(1)
+    alpha = torch.tensor(0.7, dtype=torch.float64)
+    logits = (3 * torch.randn(9, 30, dtype=torch.float64)).requires_grad_(True)
+    q = torch.randn(2, 9, 30, dtype=torch.float64)
+    ours, theirs = (f(logits, q, alpha, None) for f in (soft_values, reference_soft_values))
+    grads = [torch.autograd.grad(v.square().sum(), logits)[0] for v, _ in (ours, theirs)]
+    assert torch.allclose(ours[0], theirs[0], atol=1e-12)
+    assert torch.allclose(ours[1], theirs[1], atol=1e-12)
+    assert torch.allclose(*grads, atol=1e-12)
+
+
 def test_updates_over_lists_equal_dense_ones_where_everything_is_legal() -> None:
     rng = np.random.default_rng(2)
     n, actions = 12, 9
@@ -120,6 +134,21 @@ def test_updates_over_lists_equal_dense_ones_where_everything_is_legal() -> None
         assert torch.allclose(a, b, atol=2e-5)
     assert torch.allclose(one.alpha, two.alpha)
     assert torch.allclose(one.entropy, two.entropy, atol=1e-5)
+
+
+def test_only_the_rows_taken_move_when_the_table_learns_by_rows() -> None:
+    agent = _agent(3, (8,), 50, Settings(), by_rows=True)
+    before = agent.critics.weight.clone()
+    taken = torch.tensor([4, 9, 4, 30])
+    batch = Transitions(
+        torch.randn(4, 3), None, taken, torch.ones(4), torch.zeros(4, dtype=torch.bool),
+        torch.randn(4, 3), None,
+    )  # fmt: skip
+    for _ in range(3):
+        agent.update(batch)
+    moved = (agent.critics.weight != before).any(-1)
+    assert moved.nonzero()[:, 1].unique().tolist() == [4, 9, 30]
+    assert torch.equal(moved[0], moved[1])
 
 
 @pytest.mark.parametrize("adam", [False, True], ids=["plain step", "Adam's step"])

@@ -12,6 +12,7 @@ from flexattn.agents.legal import (
     legal_log_softmax,
     reference_linear,
     reference_log_softmax,
+    taken_linear,
 )
 from flexattn.agents.masked import masked_log_softmax, unpack_legal
 from flexattn.errors import MaskError
@@ -58,6 +59,38 @@ def test_forward_and_every_gradient_equal_the_dense_formula(shared: bool) -> Non
     assert torch.allclose(found, dense, atol=1e-12)
     for ours, theirs in zip(found_grads, dense_grads):
         assert torch.allclose(ours, theirs, atol=1e-11)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one map for all", "a map for each"])
+def test_with_a_bias_forward_and_every_gradient_equal_the_gathers(shared: bool) -> None:
+    torch.manual_seed(4)
+    legal, _ = _sets(60, 33, 5)  # more states than four to an action
+    maps = 1 if shared else 2
+    h = torch.randn(2, 60, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(maps, 33, 16, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(maps, 33, dtype=torch.float64, requires_grad=True)
+    mix = torch.randn(2, len(legal.ids), dtype=torch.float64)
+    sides = [f(h, weight, legal, bias) for f in (legal_linear, reference_linear)]
+    grads = [torch.autograd.grad((out * mix).sum(), (h, weight, bias)) for out in sides]
+    assert torch.allclose(*sides, atol=1e-12)
+    for ours, theirs in zip(*grads):
+        assert torch.allclose(ours, theirs, atol=1e-11)
+
+
+def test_one_action_a_state_equals_the_gather() -> None:
+    torch.manual_seed(5)
+    actions = 40
+    taken = torch.arange(25) % actions
+    taken[3] = taken[4]  # an action taken twice
+    h = torch.randn(2, 25, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, actions, 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, actions, dtype=torch.float64, requires_grad=True)
+    ours = taken_linear(h, weight, bias, taken)
+    theirs = (h * weight[:, taken]).sum(-1) + bias[:, taken]
+    grads = [torch.autograd.grad(out.square().sum(), (h, weight, bias)) for out in (ours, theirs)]
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    for one, two in zip(*grads):
+        assert torch.allclose(one, two, atol=1e-11)
 
 
 def test_the_gathers_of_other_devices_give_the_same() -> None:
