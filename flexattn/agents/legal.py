@@ -109,9 +109,7 @@ class LegalSets:
         return _Sum.apply(values, self)
 
 
-def legal_linear(
-    h: Tensor, weight: Tensor, legal: LegalSets, bias: Tensor | None = None
-) -> Tensor:
+def legal_linear(h: Tensor, weight: Tensor, legal: LegalSets, bias: Tensor | None = None) -> Tensor:
     """h[g, s] . W[g, a] + b[g, a] for every legal pair (s, a).
 
     Args:
