@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from flexattn import replay, train
 from flexattn.agents.batches import Batches
 from flexattn.config import Config, load_config
 from flexattn.corpus import evenly, load_corpus, parse_corpus
@@ -97,3 +98,30 @@ def test_a_run_keeps_the_records_that_it_used_and_no_other() -> None:
     domain = Domain.of_config(config("arms/flex.yaml"))
     assert len(domain.corpus.records) == 16
     assert parse_corpus(domain.corpus_bytes, "kept").records == domain.corpus.records
+
+
+SMALL = (
+    "agent.hidden=16", "agent.char_dim=16", "attention.heads=2", "attention.kv_heads=2",
+    "agent.buffer_answers=16", "train.clone_batch_answers=3", "train.batch_answers=4",
+    "train.rollout_answers=4", "train.rollout_every=2", "train.evaluate_every=100",
+    "train.final_answers=3",
+)  # fmt: skip
+STEPS = {
+    "arms/dagger.yaml": ("train.clone_steps=2", "train.dagger_steps=4"),
+    "arms/baseline.yaml": ("train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3"),
+    "ablations/one-head.yaml": ("train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_arm_trains_with_one_choice_of_each_length_and_its_log_verifies(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--plain", "--config", str(CONFIGS / name), "--set", f"run.folder={tmp_path}"]
+    for override in (*FEW, *SMALL, *STEPS[name]):
+        words += ["--set", override]
+    assert train.main(words) == 0
+    said = capsys.readouterr().out
+    assert "sits on one value" not in said
+    (run,) = tmp_path.iterdir()
+    assert replay.main([str(run)]) == 0

@@ -13,7 +13,7 @@ from html import escape
 
 from flexattn.evaluation import pictures
 from flexattn.evaluation.acceptance import Acceptance, Verdict
-from flexattn.evaluation.arms import Arm
+from flexattn.evaluation.arms import Arm, Run
 from flexattn.evaluation.beside import Difference
 from flexattn.evaluation.metrics import Terms, histogram
 from flexattn.evaluation.overlap import NAMES
@@ -125,8 +125,8 @@ def render(report: Report) -> str:
         f'<h1>Acceptance: <span class="{word}">{word}</span></h1>'
         f"<p>{escape(report.candidate.name)} against {escape(report.baseline.name)}, seeds "
         f"{seeds}; one-sided 95 % bounds by a paired bootstrap over seeds and prompts, "
-        f"{report.draws} draws, seed {report.seed}. A KPI passes when its bound clears the "
-        f"margin.</p>"
+        f"{report.draws} draws, seed {report.seed}, or by t on the logarithm where a run has one "
+        f"figure. A KPI passes when its bound clears the margin.</p>"
         f"<h2>KPIs</h2>{_verdicts(report.acceptance.kpis)}"
         f"{_goals(report.goals)}"
         f"<h2>Candidate minus each other arm</h2>{_differences(report.differences)}"
@@ -379,12 +379,27 @@ def _runs(report: Report) -> str:
         [
             escape(arm.name), str(run.config.seed), escape(run.folder.path.name),
             run.folder.config_sha256[:8], run.folder.corpus_sha256[:8],
-            ", ".join(sha[:8] for sha in run.folder.catalogs), f"{run.last_step:,}",
+            ", ".join(sha[:8] for sha in run.folder.catalogs), *_size(run), f"{run.last_step:,}",
         ]
         for arm in report.arms
         for run in arm.runs
     ]  # fmt: skip
-    return _table(("arm", "seed", "run", "config", "corpus", "catalogs", "steps"), rows)
+    heads = (
+        "arm", "seed", "run", "config", "corpus", "catalogs", "records", "hidden",
+        "clone + dagger + critics + sac", "steps",
+    )  # fmt: skip
+    return _table(heads, rows)
+
+
+def _size(run: Run) -> tuple[str, str, str]:
+    """How large the run was: records (0: all), width of the heads, steps of each phase."""
+    train = run.config.train
+    steps = (train.clone_steps, train.dagger_steps, train.warmup_steps, train.sac_steps)
+    return (
+        str(run.config.corpus.records or "all"),
+        str(run.config.agent.hidden),
+        " + ".join(map(str, steps)),
+    )
 
 
 # ---- parts -----------------------------------------------------------------------------
