@@ -29,10 +29,10 @@ from flexattn.domain import Domain
 from flexattn.job import create_folder
 from flexattn.training import Training
 
-# a fixed Lh and Lp, U = {2}, no gate and no guide: the baseline that the acceptance speaks of
+# a fixed Lh and Lp, U = {2}, a hard bonus and no guide: the baseline that the acceptance speaks of
 BASELINE = (
     "lexicon.lengths=[2]", "env.history_chars=[2]", "env.hit_cap_chars=[2]",
-    "env.semantic_gate=0", "env.guide=none",
+    "reward.bonus=hard", "env.guide=none",
 )  # fmt: skip
 PHASES = ("clone_steps", "dagger_steps", "warmup_steps", "sac_steps")
 
