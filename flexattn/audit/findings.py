@@ -59,6 +59,9 @@ CODES: dict[str, tuple[str, str]] = {
 }
 
 
+MAX_FINDINGS = 1000  # kept of one verification; the rest is counted
+
+
 @dataclass(frozen=True)
 class Finding:
     """One difference; `line` counts from 1 in `file`, `logged` and `derived` are values."""

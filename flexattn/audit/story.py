@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from flexattn.audit.findings import Finding
+from flexattn.audit.findings import MAX_FINDINGS, Finding
 from flexattn.audit.reader import Segment
 from flexattn.audit.schema import defect
 
@@ -40,7 +40,7 @@ class Told:
 
 @dataclass
 class Story:
-    """Follows a log's lines. `findings` holds what stands out of place.
+    """Follows a log's lines. `findings` holds what stands out of place; `more` counts the rest.
 
     Attributes:
       run: fields that the event `run` must have.
@@ -50,6 +50,7 @@ class Story:
     run: Mapping[str, Any]
     every_episode: bool = True
     findings: list[Finding] = field(default_factory=list)
+    more: int = 0
     steps: int = 0
     episodes: int = 0
     catalogs: set[str] = field(default_factory=set)
@@ -105,7 +106,10 @@ class Story:
         logged: Any = None,
         derived: Any = None,
     ) -> None:
-        self.findings.append(Finding(code, file, line, text, name, logged, derived))
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(code, file, line, text, name, logged, derived))
+        else:
+            self.more += 1
 
     def _steps(self, file: str, number: int, lines: list[bytes]) -> None:
         self.steps += len(lines)

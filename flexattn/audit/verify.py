@@ -13,14 +13,13 @@ from typing import Any, Protocol
 
 from flexattn.audit.aside import hashed_aside
 from flexattn.audit.chain import GENESIS
-from flexattn.audit.findings import Finding
+from flexattn.audit.findings import MAX_FINDINGS, Finding
 from flexattn.audit.folder import EVALUATIONS, HEAD, RunFolder
 from flexattn.audit.merkle import root_of
 from flexattn.audit.reader import Segment, Verifier, missing_file, read_head, segments
 from flexattn.audit.schema import MAX_LINE_BYTES
 from flexattn.audit.story import Story, Told
 
-MAX_FINDINGS = 1000
 BATCH = 256
 
 
@@ -168,6 +167,7 @@ def verify(
             batch = waiting.popleft()
             found.add(_finding(batch[d.episode], d) for d in differences)
     found.add(story.findings)
+    found.more += story.more
     found.add(_endings(folder, state, kept, head))
     report.findings = _with_sound(found.merged(), state)
     report.more = found.more

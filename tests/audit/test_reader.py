@@ -157,6 +157,9 @@ def test_findings_are_bounded(write_log, episodes, monkeypatch: pytest.MonkeyPat
     assert len(report.findings) == 5
     assert report.more > 5
     assert orjson.loads(orjson.dumps(report.as_dict()))["more"] == report.more
+    monkeypatch.setattr("flexattn.audit.story.MAX_FINDINGS", 3)
+    bounded = verify(folder)
+    assert len(bounded.findings) + bounded.more == len(report.findings) + report.more
 
 
 def test_reading_needs_no_seek(write_log, episodes) -> None:
