@@ -352,7 +352,7 @@ class Training:
             self._go_over(newer.world)
 
     def _newly_banned(self, moment: int) -> tuple[str, Sequence[str]] | None:
-        """During a rollout: the hash of a new version and what it bans at once, None for nothing."""
+        """During a rollout: the hash of a new version and what it bans at once, or nothing."""
         newer = self.live.newer(self.step, moment) if self.live else None
         if newer is None:
             return None

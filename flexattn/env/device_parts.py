@@ -195,9 +195,9 @@ def window_jaccard(  # type: ignore[no-untyped-def]
     others = t * 0
     common = t * 0
     for k in tl.static_range(WINDOW - 1):
-        fresh = mine[k] != -1
-        new = yours[k] != -1
-        shared = new & (new == 0)
+        fresh = mine[k] != -1  # type: ignore[var-annotated]
+        new = yours[k] != -1  # type: ignore[var-annotated]
+        shared = new & (new == 0)  # type: ignore[var-annotated]
         for j in tl.static_range(WINDOW - 1):
             if j < k:
                 fresh = fresh & (mine[j] != mine[k])

@@ -111,7 +111,8 @@ class Freehand:
 
     def take(self, rows: npt.NDArray[np.int64]) -> None:
         """Put answer `rows[i]` in place i; one answer may come to stand in several places."""
-        for name in ("questions", "history", "t", "automaton", "done", "n_legal", "sketch", "legal"):
+        self.questions = self.questions[rows]
+        for name in ("history", "t", "automaton", "done", "n_legal", "sketch", "legal"):
             setattr(self, name, getattr(self, name)[rows])
 
     def text(self, env: int) -> str:

@@ -229,7 +229,7 @@ class SteeredTraining:
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
         """Write a checkpoint; all log lines before it are on the disk first."""
         learner = self.learner
-        tensors = {
+        tensors: dict[str, Any] = {
             **checkpoints.module_tensors("actor", learner.actor),
             **checkpoints.module_tensors("critics", learner.critics),
             **checkpoints.module_tensors("target", learner.target),
