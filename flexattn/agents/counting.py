@@ -1,7 +1,8 @@
 """Stage A's characters: counts of what followed, the most telling context first.
 
     p(a|s) = sum over contexts c, most telling first, of  w_c (1 - e(c)) count(c, a) / count(c)
-    w_1 = 1,   w_{c+1} = w_c e(c);   what is left at the end is spread over A(s)
+    w_1 = 1,   w_{c+1} = w_c e(c);   the contexts end where w falls below LEAST
+    what is left then, LEAST or more, is spread over A(s)
     e(c) = kinds(c) / (count(c) + kinds(c)),   or SURE where kinds(c) = 1
 
 A context is a topic of the question with the number of the step and the last character written,
@@ -22,358 +23,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flexattn.env.vocabulary import END, PAD, UNK
+from flexattn.agents.counting_kernel import (
+    NOTHING,
+    TOPICS,
+    CountTables,
+    Floats,
+    Ids,
+    decide,
+    emit,
+    openness_into,
+    put,
+    term_key,
+    topics_into,
+)
+from flexattn.env.vocabulary import UNK
 from flexattn.env.world import World
-from flexattn.lexicon.bits import has, popcount, select
-from flexattn.lexicon.compiled import compiled
 
-Ids = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float64]
-
-TOPICS = 6  # of a question, most telling first; 0 where there is none
-NOTHING = np.uint64(1)  # the topic that every answer has
-PLACE = 255  # marks a context that holds the step
 OPENNESS = 6  # values of `CountingModel.openness`
-SURE = 0.1  # share that a context with one follower passes on
-LEAST = 5e-10  # weight that is no longer passed on
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_MIX2 = np.uint64(0xBF58476D1CE4E5B9)
-_S29, _S32, _ONE, _TERM = np.uint64(29), np.uint64(32), np.uint64(1), np.uint64(0x7E12)
-
-
-class CountTables(NamedTuple):
-    """Contexts and catalog terms, each in an open hash table, and what followed a context.
-
-    Args:
-      keys: [slots] uint64, hash of a context; 0 where the slot is empty.
-      context: [slots] int32, number of that context.
-      start: [contexts + 1] int64, its run in `char` and `times`.
-      total: [contexts] float64, count(c).
-      char: [.] int32, what followed.
-      times: [.] float64, how often.
-      term_keys: [term slots] uint64, hash of a term of a length in U.
-      term: [term slots] int32, its index.
-      weight: [terms] float64, the logged `idf`.
-      mark: [A] bool, which ids are punctuation.
-    """
-
-    keys: npt.NDArray[np.uint64]
-    context: Ids
-    start: npt.NDArray[np.int64]
-    total: Floats
-    char: Ids
-    times: Floats
-    term_keys: npt.NDArray[np.uint64]
-    term: Ids
-    weight: Floats
-    mark: npt.NDArray[np.bool_]
-
-
-# ---- compiled --------------------------------------------------------------------------
-
-
-@compiled()
-def _mix(h: Any, value: Any) -> Any:
-    """One more value into a hash; never 0."""
-    h = (h ^ (np.uint64(value) + _ONE)) * _MIX
-    h = (h ^ (h >> _S29)) * _MIX2
-    return (h ^ (h >> _S32)) | _ONE
-
-
-@compiled()
-def _find(keys: Any, values: Any, key: Any) -> Any:
-    """What the table holds for a key, -1 where it is not there."""
-    mask = np.uint64(keys.shape[0] - 1)
-    slot = (key >> _ONE) & mask
-    while keys[slot] != 0:
-        if keys[slot] == key:
-            return np.int64(values[slot])
-        slot = (slot + _ONE) & mask
-    return np.int64(-1)
-
-
-@compiled()
-def _put(keys: Any, values: Any, new: Any) -> None:
-    """Put new[n] -> n into an empty table of twice the room or more."""
-    mask = np.uint64(keys.shape[0] - 1)
-    for n in range(new.shape[0]):
-        slot = (new[n] >> _ONE) & mask
-        while keys[slot] != 0:
-            slot = (slot + _ONE) & mask
-        keys[slot], values[slot] = new[n], n
-
-
-@compiled()
-def _topics(question: Any, out: Any) -> None:
-    """Topics of one encoded question into out[TOPICS], most telling first."""
-    out[:] = np.uint64(0)
-    size = 0
-    while size < question.shape[0] and question[size] != PAD:
-        size += 1
-    last = 0
-    first_end = size
-    for n in range(size):
-        if question[n] == END:
-            last = n + 1
-            first_end = min(first_end, n)
-    whole = np.uint64(3)
-    tail = np.uint64(3)
-    head = np.uint64(3)
-    for n in range(size):
-        whole = _mix(whole, question[n])
-        if n >= last:
-            tail = _mix(tail, question[n])
-        if n < first_end:
-            head = _mix(head, question[n])
-    if size > 0:
-        out[0] = whole
-        if tail != whole:
-            out[1] = tail
-            if head != tail:
-                out[2] = head
-        if size - last >= 2:
-            out[3] = _mix(_mix(np.uint64(5), question[size - 2]), question[size - 1])
-        out[4] = _mix(np.uint64(6), question[size - 1])
-    out[5] = NOTHING
-
-
-@compiled()
-def _emit(answer: Any, topic: Any, orders: Any, nothing: Any, keys: Any, chars: Any, n: Any) -> Any:
-    """Every (context, character) of one answer under one topic; returns the next free place."""
-    size = answer.shape[0]
-    for t in range(size + 1):
-        char = answer[t] if t < size else np.int32(END)
-        h = _mix(topic, 0)
-        for k in range(orders + 1):
-            if k > 0:
-                back = t - k
-                h = _mix(h, answer[back] if back >= 0 else np.int32(PAD))
-            keys[n], chars[n] = _mix(h, 1000 + k), char
-            n += 1
-        if not nothing:
-            place = _mix(_mix(topic, PLACE), 10 + t)
-            last = answer[t - 1] if t > 0 else np.int32(PAD)
-            keys[n], chars[n] = place, char
-            keys[n + 1], chars[n + 1] = _mix(place, last), char
-            n += 2
-    return n
-
-
-@compiled()
-def _order(turn: Any, window: Any) -> Any:
-    """Characters of the turn-th context under a topic, Lh .. 2, then 1, 0.
-
-    The first one is the step with the last character (-2); the step alone (-1) stands before 1.
-    """
-    if turn == 0:
-        return np.int64(-2)
-    if turn < window:
-        return np.int64(window + 1 - turn)
-    return np.int64(-1) if turn == window else np.int64(window + 2 - turn)
-
-
-@compiled()
-def _context(history: Any, topic: Any, step: Any, order: Any, C: Any) -> Any:
-    """Number of a context, -1 where train answers don't have it."""
-    if order < 0:
-        place = _mix(_mix(topic, PLACE), 10 + step)
-        if order == -2:
-            place = _mix(place, history[history.shape[0] - 1])
-        return _find(C.keys, C.context, place)
-    h = _mix(topic, 0)
-    for j in range(order):
-        h = _mix(h, history[history.shape[0] - 1 - j])
-    return _find(C.keys, C.context, _mix(h, 1000 + order))
-
-
-@compiled()
-def _weigh(
-    history: Any, topics: Any, step: Any, window: Any, best: Any, weight: Any, touched: Any, C: Any
-) -> Any:
-    """Weights of the characters seen in the contexts of one state.
-
-    Args:
-      history: ids written, right-aligned, PAD on the left.
-      topics: [TOPICS] uint64.
-      step: characters written.
-      window: Lh, characters.
-      best: stop where one character stands so far ahead that no further context can change it.
-      weight: [A] float64, zeros; filled.
-      touched: [A] int32, the ids that got a weight.
-      C: CountTables.
-
-    Returns: (number of touched ids, weight that is left for all legal characters).
-    """
-    n, left = 0, 1.0
-    for m in range(topics.shape[0]):
-        if topics[m] == 0:
-            continue
-        for turn in range(window + 3):
-            order = _order(turn, window)
-            if order < 0 and topics[m] == NOTHING:
-                continue
-            c = _context(history, topics[m], step, order, C)
-            if c < 0:
-                continue
-            first, stop = C.start[c], C.start[c + 1]
-            kinds = stop - first
-            passed = SURE if kinds == 1 else kinds / (C.total[c] + kinds)
-            for i in range(first, stop):
-                char = C.char[i]
-                if weight[char] == 0.0:
-                    touched[n] = char
-                    n += 1
-                weight[char] += left * (1.0 - passed) * C.times[i] / C.total[c]
-            left *= passed
-            if left < LEAST or (best and n == 1 and weight[touched[0]] > left):
-                return n, left
-    return n, left
-
-
-@compiled()
-def _likeliest(weight: Any, touched: Any, n: Any) -> Any:
-    """The touched id of the largest weight, the lowest of several; -1 where none is touched."""
-    best = np.int64(-1)
-    for i in range(n):
-        char = np.int64(touched[i])
-        if (
-            best < 0
-            or weight[char] > weight[best]
-            or (weight[char] == weight[best] and char < best)
-        ):
-            best = char
-    return best
-
-
-@compiled()
-def _clear(weight: Any, touched: Any, n: Any) -> None:
-    for i in range(n):
-        weight[touched[i]] = 0.0
-
-
-@compiled()
-def _expect(line: Any, seen: Any, ahead: Any, topics: Any, step: Any, window: Any,
-            weight: Any, touched: Any, C: Any) -> Any:  # fmt: skip
-    """Write what the counts would go on with behind line[:seen]; returns how many characters."""
-    for n in range(ahead):
-        count, _ = _weigh(line[: seen + n], topics, step + n, window, True, weight, touched, C)
-        best = _likeliest(weight, touched, count)
-        _clear(weight, touched, count)
-        if best <= END:
-            return n
-        line[seen + n] = best
-    return ahead
-
-
-@compiled()
-def _term_at(line: Any, start: Any, stop: Any, C: Any) -> Any:
-    """Index of the catalog term that line[start:stop] is, -1 for none."""
-    key = _TERM
-    for n in range(start, stop):
-        key = _mix(key, line[n])
-    return _find(C.term_keys, C.term, key)
-
-
-@compiled()
-def _term_key(ids: Any, out: Any) -> None:
-    """The key that `_term_at` asks for, into out[0]."""
-    key = _TERM
-    for n in range(ids.shape[0]):
-        key = _mix(key, ids[n])
-    out[0] = key
-
-
-@compiled()
-def _offer(line: Any, seen: Any, expected: Any, cap: Any, C: Any) -> Any:
-    """(characters, weight) of the longest term up to `cap` that begins what is expected."""
-    if expected == 0 or C.mark[line[seen]]:
-        return 0, 0.0
-    for size in range(min(cap, expected), 1, -1):
-        term = _term_at(line, seen, seen + size, C)
-        if term >= 0:
-            return size, C.weight[term]
-    return 0, 0.0
-
-
-@compiled()
-def _inside(line: Any, seen: Any, expected: Any, size: Any, longest: Any, C: Any) -> Any:
-    """Whether a term that began earlier ends no sooner than the next `size` characters."""
-    for back in range(1, min(longest, seen + 1)):
-        for ahead in range(size, min(longest - back, expected) + 1):
-            if _term_at(line, seen - back, seen + ahead, C) >= 0:
-                return True
-    return False
-
-
-@compiled()
-def _openness(
-    envs: Any, history: Any, topics: Any, step: Any, window: Any, C: Any, out: Any
-) -> None:
-    """How many characters the narrowest window leaves open, and whether a clause begins."""
-    for n in range(envs.shape[0]):
-        i = envs[n]
-        c = _context(history[i], topics[i, 0], np.int64(step[i]), window, C)
-        kinds = 0 if c < 0 else min(2, C.start[c + 1] - C.start[c])
-        last = history[i, history.shape[1] - 1]
-        out[n] = kinds + 3 * (last == PAD or C.mark[last])
-
-
-@compiled()
-def _decide(
-    envs: Any, history: Any, topics: Any, step: Any, window: Any, legal: Any, caps: Any,
-    longest: Any, weight: Any, touched: Any, line: Any, C: Any,
-    size: Any, worth: Any, inside: Any, char: Any, probability: Any, pi: Any,
-) -> None:  # fmt: skip
-    """What is expected, the likeliest legal character and its probability; pi where it has rows.
-
-    Args:
-      envs: [n] int64, which rows of the arrays decide.
-      window: [n] int64, Lh of each.
-      legal: [N, W] uint64.
-      caps: [|P|] int64, P.
-      longest: max(U), characters.
-      weight, touched, line: room for one state.
-      pi: [n, V] float64, or no rows.
-    """
-    seen = history.shape[1]
-    for n in range(envs.shape[0]):
-        i = envs[n]
-        t = np.int64(step[i])
-        for n_seen in range(seen):
-            line[n_seen] = history[i, n_seen]
-        expected = _expect(line, seen, caps[-1], topics[i], t, window[n], weight, touched, C)
-        for p in range(caps.shape[0]):
-            size[n, p], worth[n, p] = _offer(line, seen, expected, caps[p], C)
-        last = size[n, caps.shape[0] - 1]
-        inside[n] = last > 0 and _inside(line, seen, expected, last, longest, C)
-        count, left = _weigh(history[i], topics[i], t, window[n], False, weight, touched, C)
-        row = legal[i]
-        total = 0.0
-        best: Any = np.int64(-1)
-        allowed: Any = np.int64(0)
-        for w in range(row.shape[0]):
-            allowed += np.int64(popcount(row[w]))
-        for k in range(count):
-            a = np.int64(touched[k])
-            if a < 64 * row.shape[0] and has(row, a):
-                total += weight[a]
-                if best < 0 or weight[a] > weight[best] or (weight[a] == weight[best] and a < best):
-                    best = a
-        left = max(left, LEAST)
-        total += left
-        if best < 0:
-            best = select(row, 0)
-        char[n] = best
-        probability[n] = (weight[best] + left / allowed) / total
-        if pi.shape[0]:
-            for a in range(pi.shape[1]):
-                if has(row, a):
-                    pi[n, a] = (weight[a] + left / allowed) / total
-        _clear(weight, touched, count)
-
-
-# ---- the model -------------------------------------------------------------------------
 
 
 class Writing(NamedTuple):
@@ -442,7 +108,7 @@ class CountingModel:
         begins.
         """
         out = np.zeros(len(envs), np.int64)
-        _openness(envs, history, topics, step, self.windows[0], self.tables, out)
+        openness_into(envs, history, topics, step, self.windows[0], self.tables, out)
         return out
 
     def write(
@@ -472,7 +138,7 @@ class CountingModel:
             np.zeros(n, np.bool_), np.zeros(n, np.int32), np.zeros(n),
             np.zeros((n if dense else 0, self.world.size)),
         )  # fmt: skip
-        _decide(
+        decide(
             envs, history, topics, step, window, legal, self.caps, self.longest,
             self._weight, self._touched, self._line, self.tables,
             made.size, made.worth, made.inside, made.char, made.probability, made.pi,
@@ -484,7 +150,7 @@ def topics_of(question: Ids) -> npt.NDArray[np.uint64]:
     """Topics of encoded questions, most telling first, [N, Q] -> [N, TOPICS] uint64."""
     out = np.zeros((len(question), TOPICS), np.uint64)
     for n in range(len(question)):
-        _topics(question[n], out[n])
+        topics_into(question[n], out[n])
     return out
 
 
@@ -505,7 +171,7 @@ def _count(world: World, orders: int) -> CountTables:
     for n, term in enumerate(world.term_list):
         ids = vocabulary.encode(term)
         if len(term) in world.settings.lengths and (ids != UNK).all():
-            _term_key(ids, hashes[n : n + 1])
+            term_key(ids, hashes[n : n + 1])
     usable = np.flatnonzero(hashes)
     term_slots, places = _table(hashes[usable])
     return CountTables(
@@ -535,7 +201,7 @@ def _pairs(world: World, orders: int) -> tuple[npt.NDArray[np.uint64], Ids]:
         room = len(topics) * (len(answer) + 1) * (orders + 3)
         key, char, n = np.zeros(room, np.uint64), np.zeros(room, np.int32), 0
         for topic in topics:
-            n = _emit(answer, topic, orders, topic == NOTHING, key, char, n)
+            n = emit(answer, topic, orders, topic == NOTHING, key, char, n)
         keys.append(key[:n])
         chars.append(char[:n])
     return np.concatenate(keys), np.concatenate(chars)
@@ -545,5 +211,5 @@ def _table(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], Ids]
     """An open table of distinct hashes: slots, and the number of the hash in each."""
     room = 1 << max(4, int(2 * len(hashes) - 1).bit_length())
     slots, numbers = np.zeros(room, np.uint64), np.zeros(room, np.int32)
-    _put(slots, numbers, hashes)
+    put(slots, numbers, hashes)
     return slots, numbers
