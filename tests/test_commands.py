@@ -81,6 +81,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "tiny.jsonl").write_text("\n".join(chosen) + "\n", encoding="utf-8")
     page = ROOT / "docs" / "guide" / "own-data.md"
     (folder / "finance.jsonl").write_text(blocks(page, "json")[0], encoding="utf-8")
+    page = ROOT / "docs" / "guide" / "generate.md"
+    (folder / "asked.jsonl").write_text(blocks(page, "json")[0], encoding="utf-8")
+    page = ROOT / "docs" / "guide" / "own-data.md"
     (folder / "finance.txt").write_text(blocks(page, "text")[0], encoding="utf-8")
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:

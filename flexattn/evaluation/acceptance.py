@@ -219,6 +219,8 @@ def _convergence(candidate: Arm, baseline: Arm) -> Verdict:
         return blank
     if not steps[1].mean() > 0.0:
         return _with(blank, "ERROR", note="rows carry no count of trained characters")
+    if len(steps[0]) < 2:
+        return _with(blank, note=f"1 seed, expected {MIN_SEEDS} or more")
     bounds = compare.paired_ratio(steps[0], steps[1], _evaluated_every((candidate, baseline)))
     needed = compare.seeds_needed(-steps[0] / np.maximum(steps[1], 1.0), -0.85)
     # a censored candidate run would have needed longer than it is counted, so it proves nothing
