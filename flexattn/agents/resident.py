@@ -58,9 +58,11 @@ class Dials:
 class Captured:
     """Work that reads and writes the same tensors each time: done, then recorded, then replayed."""
 
-    def __init__(self, work: Callable[[], None], device: torch.device, warm: int = 2) -> None:
-        """Take the work, and how often it runs before it is recorded."""
-        self.work, self.warm, self.cuda = work, warm, device.type == "cuda"
+    def __init__(
+        self, work: Callable[[], None], device: torch.device, ranks: Ranks = ALONE, warm: int = 2
+    ) -> None:
+        """Take the work, whom its sums go to, and how often it runs before it is recorded."""
+        self.work, self.warm, self.cuda, self.ranks = work, warm, device.type == "cuda", ranks
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -82,6 +84,7 @@ class Captured:
             # the watching thread of NCCL may ask for events meanwhile
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.work()
+            self.ranks.recorded(graph)
             self.graph = graph
             graph.replay()
 
@@ -332,6 +335,7 @@ def check(config: Config) -> None:
         ("agent.clone_target", agent.clone_target, "character"),
         ("agent.forbidden_teacher", agent.forbidden_teacher, "relabel"),
         ("train.dagger_steps", config.train.dagger_steps, 0),
+        ("reward.bonus", config.reward.bonus, "gated"),
         ("lexicon.watch", config.lexicon.watch, False),
     ):
         if found != expected:

@@ -111,6 +111,10 @@ class DeviceCore:
                 f"DeviceCore: env.gate_window is {settings.gate_window} and reward.radius "
                 f"{settings.radius}, expected at least 2 and at most 16; step on the CPU"
             )
+        if settings.bonus != "gated":
+            raise EnvironmentSpecError(
+                f"DeviceCore: reward.bonus is {settings.bonus}, expected gated; step on the CPU"
+            )
         self.world, self.num_envs, self.device = world, num_envs, torch.device(device)
         self.seed, self.autoreset, self.bootstrap = seed, autoreset, bootstrap
         self.tables = _Tables.of(world, self.device)
