@@ -204,7 +204,10 @@ class TrainingRun:
 
 @contextmanager
 def together(config: Config) -> Iterator[Ranks | None]:
-    """The processes that `torchrun` started, None without it; left at the end."""
+    """The processes that `torchrun` started, None without it; left at the end.
+
+    After an error nobody is waited for: this process ends, and `torchrun` ends the others.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
@@ -212,10 +215,8 @@ def together(config: Config) -> Iterator[Ranks | None]:
     from flexattn.agents.ranks import Ranks
 
     ranks = Ranks.join(config.train.device)
-    try:
-        yield ranks
-    finally:
-        ranks.leave()
+    yield ranks
+    ranks.leave()
 
 
 def begin(

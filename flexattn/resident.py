@@ -117,7 +117,7 @@ class ResidentTraining:
         }
 
     def _captured(self, work: Callable[[], None]) -> Captured:
-        return Captured(work, self.device)
+        return Captured(work, self.device, self.learner.ranks)
 
     def _update(self, *, actor: bool) -> None:
         self.learner.update(self.stream.chunk, self.stream.questions, self.demos, actor=actor)

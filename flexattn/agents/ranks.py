@@ -5,6 +5,7 @@ builds and encodes only its own rows of it. A mean over the whole batch is this 
 ranks' count, so the sum of the ranks' gradients is the gradient of one process with the whole
 batch, in exact arithmetic: sums of floats come in another order. What follows (clipping, Adam,
 targets, temperatures) sees the same numbers on every rank and keeps the ranks equal.
+CUDA graphs that hold sums between ranks go before the ranks part: NCCL waits for them without end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +34,12 @@ class Ranks:
     Attributes:
       rank: this process, from 0; the first one logs, evaluates and saves.
       size: processes.
+      graphs: CUDA graphs that may hold sums between ranks.
     """
 
     rank: int = 0
     size: int = 1
+    graphs: list[Any] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def join(cls, device: str) -> Ranks:
@@ -47,6 +51,7 @@ class Ranks:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return ALONE
+        place = None
         if device == "cuda":
             here = int(os.environ.get("LOCAL_RANK", "0"))
             if here >= torch.cuda.device_count():
@@ -54,14 +59,32 @@ class Ranks:
                     f"torchrun: rank {here} has no GPU, expected at most "
                     f"{torch.cuda.device_count()} processes here; lower --nproc-per-node"
                 )
-            torch.cuda.set_device(here)
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+            place = torch.device("cuda", here)
+            torch.cuda.set_device(place)
+        # with a place NCCL connects now: it can't while a graph is recorded
+        distributed.init_process_group(
+            "gloo" if place is None else "nccl", timeout=PATIENCE, device_id=place
+        )
         return cls(distributed.get_rank(), size)
 
-    def leave(self) -> None:
-        """Part from the others."""
+    def recorded(self, graph: Any) -> None:
+        """Remember a CUDA graph that may hold sums between ranks, for `leave` to end it."""
         if self.size > 1:
-            distributed.destroy_process_group()
+            self.graphs.append(graph)
+
+    def leave(self) -> None:
+        """Wait for the others and part from them; recorded graphs can't be replayed any more.
+
+        Source: NCCL's `commDestroySync` polls until no graph refers to the communicator.
+        """
+        if self.size == 1:
+            return
+        distributed.barrier()
+        if self.graphs:
+            torch.cuda.synchronize()
+        while self.graphs:
+            self.graphs.pop().reset()
+        distributed.destroy_process_group()
 
     @property
     def first(self) -> bool:

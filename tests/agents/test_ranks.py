@@ -176,3 +176,20 @@ def test_one_process_alone_sums_nothing() -> None:
     assert alone.part_of_mean(values, valid) == alone.mean(values, valid) == 2.0
     assert alone.totals(3, 4, device=torch.device("cpu")) == [3, 4]
     assert alone.tell("here") == "here"
+
+
+def test_recorded_graphs_end_before_the_ranks_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Graph:
+        def reset(self) -> None:
+            done.append("reset")
+
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: done.append("wait"))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("part"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("settle"))
+    ranks = Ranks(0, 2)
+    ranks.recorded(Graph())
+    ranks.recorded(Graph())
+    ranks.leave()
+    assert done == ["wait", "settle", "reset", "reset", "part"]
