@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,10 +17,12 @@ from rich.table import Table
 
 from flexattn import jsontext
 from flexattn.config import resolve_path
-from flexattn.corpus import Corpus, Record, load_corpus, parse_corpus
+from flexattn.corpus import Corpus, load_corpus, parse_corpus
 from flexattn.errors import CatalogError, command
 from flexattn.lexicon.banned import find_banned, fold
 from flexattn.lexicon.build import Report, build_catalog, propose_terms
+from flexattn.lexicon.changes import find_changes
+from flexattn.lexicon.coverage import Coverage, measure_coverage, terms_in
 from flexattn.lexicon.defects import MAX_TERM_CHARS, find_defects
 from flexattn.lexicon.entries import Catalog, file_bytes, load_catalog, parse_catalog
 from flexattn.lexicon.inbox import deliver, inbox_of
@@ -314,7 +316,7 @@ def _corpus_defects(catalog: Catalog, corpus: Corpus) -> list[str]:
     terms = catalog.by_term
     lengths = catalog.lengths
     defects = []
-    if not any(True for record in corpus.train for _ in _found(record.answer, terms, lengths)):
+    if not any(True for record in corpus.train for _ in terms_in(record.answer, terms, lengths)):
         defects.append(f"no term stands in any train answer of {corpus.path}, expected some")
     for record in corpus.records:
         banned = find_banned(record.answer, catalog.banned)
@@ -396,41 +398,25 @@ def _coverage(console: Console, catalog: Catalog, corpus: Corpus) -> None:
     table.add_column("")
     table.add_column("train", justify="right")
     table.add_column("held out", justify="right")
-    columns = [_measure(catalog, corpus.train), _measure(catalog, corpus.heldout)]
+    columns = [
+        _coverage_rows(measure_coverage(catalog, [record.answer for record in records]))
+        for records in (corpus.train, corpus.heldout)
+    ]
     for row in zip(*columns):
         table.add_row(row[0][0], *(value for _, value in row))
     console.print(table)
 
 
-def _measure(catalog: Catalog, records: Sequence[Record]) -> list[tuple[str, str]]:
-    terms, lengths = catalog.by_term, catalog.lengths
-    found = [list(_found(record.answer, terms, lengths)) for record in records]
-    characters = sum(len(record.answer) for record in records)
-    covered = sum(len(term) for answer in found for term in answer)
-    distinct = [len(set(answer)) for answer in found]
-    count = max(1, len(records))
+def _coverage_rows(found: Coverage) -> list[tuple[str, str]]:
+    count = max(1, found.texts)
     return [
-        ("answers", f"{len(records):,}"),
-        ("characters an answer", f"{characters / count:.1f}"),
-        ("distinct terms an answer", f"{sum(distinct) / count:.2f}"),
-        ("answers without a term", f"{distinct.count(0):,}"),
-        ("characters inside terms", f"{covered / max(1, characters):.1%}"),
-        ("terms that stand in an answer", f"{len({t for answer in found for t in answer}):,}"),
+        ("answers", f"{found.texts:,}"),
+        ("characters an answer", f"{found.characters / count:.1f}"),
+        ("distinct terms an answer", f"{sum(found.distinct) / count:.2f}"),
+        ("answers without a term", f"{found.distinct.count(0):,}"),
+        ("characters inside terms", f"{found.covered / max(1, found.characters):.1%}"),
+        ("terms that stand in an answer", f"{found.terms:,}"),
     ]
-
-
-def _found(text: str, terms: Mapping[str, object], lengths: Sequence[int]) -> Iterable[str]:
-    """Leftmost-longest terms of `text` that don't overlap."""
-    place = 0
-    while place < len(text):
-        for length in reversed(lengths):
-            term = text[place : place + length]
-            if len(term) == length and term in terms:
-                yield term
-                place += length
-                break
-        else:
-            place += 1
 
 
 # ---- diff ------------------------------------------------------------------------------
@@ -438,55 +424,16 @@ def _found(text: str, terms: Mapping[str, object], lengths: Sequence[int]) -> It
 
 def _diff(args: argparse.Namespace) -> int:
     old, new = load_catalog(resolve_path(args.old)), load_catalog(resolve_path(args.new))
-    before, after = old.by_term, new.by_term
-    weight_before = dict(zip(before, term_weights(old.columns, old.documents)))
-    weight_after = dict(zip(after, term_weights(new.columns, new.documents)))
-    both = [term for term in after if term in before]
-    moved = [
-        f"{entry.id}: '{old.by_id[entry.id].term}' -> '{entry.term}'"
-        for entry in new.entries
-        if entry.id in old.by_id and old.by_id[entry.id].term != entry.term
-    ]
-    groups = [
-        ("added", [f"{term} #{after[term].id}" for term in after if term not in before]),
-        ("removed", [f"{term} #{before[term].id}" for term in before if term not in after]),
-        (
-            "reweighted",
-            [
-                f"{term}: {weight_before[term]:.6f} -> {weight_after[term]:.6f}"
-                for term in both
-                if weight_before[term] != weight_after[term]
-            ],
-        ),
-        (
-            "of another kind",
-            [
-                f"{term}: {before[term].kind or '-'} -> {after[term].kind or '-'}"
-                for term in both
-                if before[term].kind != after[term].kind
-            ],
-        ),
-        (
-            "renumbered",
-            [
-                f"{term}: #{before[term].id} -> #{after[term].id}"
-                for term in both
-                if before[term].id != after[term].id
-            ],
-        ),
-        ("banned now", [text for text in new.banned if text not in old.banned]),
-        ("no longer banned", [text for text in old.banned if text not in new.banned]),
-        ("ids that name another term", moved),
-    ]
+    changes = find_changes(old, new)
     print(f"{args.old}: version {old.version}, sha256 {old.sha256}")
     print(f"{args.new}: version {new.version}, sha256 {new.sha256}")
-    for title, items in groups:
+    for title, items in changes.groups:
         print(f"{len(items):,} {title}")
         _print_items(items, args.all)
-    if moved:
+    if changes.moved:
         raise CatalogError(
-            f"{args.new}: {len(moved):,} ids name another term than in {args.old}; ids keep their "
-            f"meaning, build with --previous {args.old}"
+            f"{args.new}: {len(changes.moved):,} ids name another term than in {args.old}; "
+            f"ids keep their meaning, build with --previous {args.old}"
         )
     return 0
 

@@ -22,6 +22,7 @@ import stat
 import tempfile
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -142,6 +143,8 @@ class CatalogStore(Generic[Built]):
         self._remembered: set[str] = set()
         self._worker: ThreadPoolExecutor | None = None
         self._switches = _read_switches(self.folder / VERSIONS)
+        self._journal = _Journal(self.folder / VERSIONS)
+        self._kept_here: set[str] = set()  # versions that this store has found or put on disk
 
     # ---- reading, without a lock -------------------------------------------------------
 
@@ -239,6 +242,7 @@ class CatalogStore(Generic[Built]):
         if self._worker is not None:
             self._worker.shutdown(wait=True)
             self._worker = None
+        self._journal.close()
 
     # ---- one attempt -------------------------------------------------------------------
 
@@ -355,19 +359,18 @@ class CatalogStore(Generic[Built]):
             self._meaning = self._meaning.joined(new) if self._meaning else new
 
     def _persist(self, catalog: Catalog) -> None:
-        kept = self.folder / f"{catalog.sha256}.json"
-        if not kept.exists():
-            jsontext.write_whole(kept, catalog.canonical_bytes())
+        if catalog.sha256 not in self._kept_here:
+            kept = self.folder / f"{catalog.sha256}.json"
+            if not kept.exists():
+                jsontext.write_whole(kept, catalog.canonical_bytes())
+            self._kept_here.add(catalog.sha256)
         revision = self._switches[-1].revision + 1 if self._switches else 1
         switch = Switch(revision, catalog.sha256, catalog.file)
         line = orjson.dumps(
             {"revision": revision, "sha256": catalog.sha256, "file": catalog.file},
             option=orjson.OPT_APPEND_NEWLINE,
         )
-        with (self.folder / VERSIONS).open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        self._journal.append(line)
         self._switches.append(switch)
 
     def _earlier(self, revision: int | None) -> tuple[Catalog, Built]:
@@ -393,6 +396,32 @@ class CatalogStore(Generic[Built]):
                 f"changed after it was kept"
             )
         return catalog
+
+
+class _Journal:
+    """A file of lines, each on the disk when `append` returns.
+
+    It stays open, and one call writes and syncs: whenever a system call ends, the calling thread
+    takes the interpreter lock back from a thread that steps environments, which costs that one
+    more than the call itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._close: weakref.finalize[[int], _Journal] | None = None
+
+    def append(self, line: bytes) -> None:
+        if self._descriptor is None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o666)
+            self._close = weakref.finalize(self, os.close, self._descriptor)
+        os.write(self._descriptor, line)
+
+    def close(self) -> None:
+        if self._close is not None:
+            self._close()
+        self._descriptor = self._close = None
 
 
 def _stamps(path: str | Path) -> Stamps | None:
