@@ -11,11 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from flexattn.audit.alone import claim
 from flexattn.audit.folder import RunFolder
 from flexattn.domain import Domain
 from flexattn.errors import FlexAttnError, command
 from flexattn.generation.choosing import SCORES
-from flexattn.generation.ledger import Ledger, next_folder
+from flexattn.generation.ledger import Ledger
 from flexattn.generation.request import Request, in_batches, read_requests
 from flexattn.generation.strategy import NAMES, Strategy, answer
 from flexattn.generation.trace import Answer
@@ -118,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.values:
         weigh(run, requests, given)
         return 0
-    path = Path(given.out) if given.out else next_folder(run.path / "generations")
-    speak(run, requests, path, given, strategy)
+    speak(run, requests, run.path / "generations", given, strategy)
     return 0
 
 
@@ -140,8 +140,8 @@ def serve(given: argparse.Namespace, requests: Iterator[Request], strategy: Stra
             continue
         run = serving.newer if name == "newer" else serving.older
         stage = serving.stage(name)
-        path = next_folder(serving.folder.path / ANSWERS / stage)
-        domain, answers = speak(run, iter(chosen), path, given, strategy)
+        base = serving.folder.path / ANSWERS / stage
+        domain, answers = speak(run, iter(chosen), base, given, strategy)
         scored = keep(serving, stage, domain, answers)
         print(f"stage {stage}: {len(answers)} answers, {scored} scored", file=sys.stderr)
     judged, after = look(serving)
@@ -157,10 +157,12 @@ def serve(given: argparse.Namespace, requests: Iterator[Request], strategy: Stra
 
 
 def speak(
-    run: RunFolder, requests: Iterator[Request], path: Path, given: argparse.Namespace,
+    run: RunFolder, requests: Iterator[Request], base: Path, given: argparse.Namespace,
     strategy: Strategy,
 ) -> tuple[Domain, list[Answer]]:  # fmt: skip
     """Let a run's student answer, print and log each answer.
+
+    The log lies where `--out` says, else in the first free one of base/0001, base/0002, ...
 
     Returns: the domain it answered under, and the answers that were given.
     """
@@ -175,6 +177,7 @@ def speak(
     }
     done = 0
     chosen: list[Answer] = []
+    path = Path(given.out) if given.out else claim(lambda number: base / f"{number:04d}")
     with Ledger(path, domain, trained, strategy, given.seed) as ledger:
         for batch in in_batches(requests, BATCH):
             answers = answer(

@@ -6,15 +6,15 @@ one without a checkpoint begins again in the same folder, a finished one is left
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,7 @@ import numba
 from flexattn import __version__
 from flexattn.agents import checkpoint as checkpoints
 from flexattn.assess import Assessment
+from flexattn.audit.alone import alone_in, claim
 from flexattn.audit.folder import CONFIG, EVALUATIONS, MANIFEST, RunFolder
 from flexattn.audit.writer import RunLog
 from flexattn.config import Config, dump_config, resolve_path
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from flexattn.agents.ranks import Ranks
 
 LIBRARIES = ("numpy", "numba", "torch", "gymnasium", "orjson", "pydantic", "safetensors")
-LOCK = ".lock"
 BOARD_EVERY = 10  # steps between points of TensorBoard's training curves
 SHOWN = (
     "term_recall",
@@ -309,10 +309,10 @@ def _follow(
 
 @contextmanager
 def _alone_in(folder: RunFolder) -> Iterator[None]:
-    """Nobody else trains in the folder; the lock goes with the process, however it ends."""
-    with (folder.path / LOCK).open("ab") as file:
+    """Nobody else trains in the folder."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(alone_in(folder.path, wait=False))
         except BlockingIOError:
             raise ConfigError(
                 f"{folder.path}: another process trains here; wait for it, or end it"
@@ -324,7 +324,7 @@ def create_folder(domain: Domain, path: Path | None = None) -> RunFolder:
     """A fresh run folder; without `path` the next free of medical, medical-2, ..."""
     config = domain.config
     return RunFolder.create(
-        path or _next_free(config),
+        path or claim(partial(_folder_name, config)),
         config=dump_config(config).encode(),
         corpus=domain.corpus_bytes,
         corpus_path=str(domain.corpus_path),
@@ -339,13 +339,9 @@ def create_folder(domain: Domain, path: Path | None = None) -> RunFolder:
     )
 
 
-def _next_free(config: Config) -> Path:
+def _folder_name(config: Config, number: int) -> Path:
     base = Path(config.run.folder) / config.run.name
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+    return base if number == 1 else base.with_name(f"{base.name}-{number}")
 
 
 def code_sha256() -> str:

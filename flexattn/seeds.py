@@ -16,13 +16,22 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from flexattn.audit.folder import CONFIG, MANIFEST, RunFolder
-from flexattn.config import Config, RunSection, dump_config, load_config, parse_config
+from flexattn.config import (
+    Config,
+    RunSection,
+    dump_config,
+    load_config,
+    parse_config,
+    resolve_path,
+)
+from flexattn.corpus import load_corpus
 from flexattn.display import Display, Together
 from flexattn.errors import ConfigError, FlexAttnError
 
@@ -50,11 +59,16 @@ class Task:
         """The arm and the seed, such as flex/seed-3."""
         return f"{self.path.parent.name}/{self.path.name}"
 
-    @property
+    @cached_property
     def steps(self) -> int:
-        """Gradient steps of the whole run."""
-        train = self.config.train
-        return train.clone_steps + train.dagger_steps + train.warmup_steps + train.sac_steps
+        """Steps of the whole run: rollouts in stage A, gradient steps else."""
+        train, stages = self.config.train, self.config.stages
+        if stages.stage == "a":
+            corpus = self.config.corpus
+            answers = len(load_corpus(resolve_path(corpus.path), corpus.records).train)
+            return stages.passes * -(-answers // min(train.rollout_answers, answers))
+        alone = train.clone_steps + train.dagger_steps if stages.stage == "c" else 0
+        return alone + train.warmup_steps + train.sac_steps
 
     def finished(self) -> bool:
         """Whether the run came to its end.

@@ -35,13 +35,13 @@ class Ledger(AbstractContextManager["Ledger"]):
         """Create the run folder.
 
         Args:
-          path: where; must not exist.
+          path: where; may exist, but hold no run.
           domain: what the student was trained on.
           trained: which student it is, for the manifest.
           strategy: how answers are found.
           seed: of the draws.
 
-        Raises: AuditError where `path` exists.
+        Raises: AuditError where `path` holds a run.
         """
         self.domain, self.path = domain, path
         folder = RunFolder.create(
@@ -111,8 +111,3 @@ class Ledger(AbstractContextManager["Ledger"]):
                     among=among,
                 ),
             )
-
-
-def next_folder(base: Path) -> Path:
-    """The first free one of base/0001, base/0002, ..."""
-    return next(p for n in range(1, 10**6) if not (p := base / f"{n:04d}").exists())

@@ -54,7 +54,7 @@ def keep(serving: Serving, stage: str, domain: Domain, answers: Sequence[Answer]
             "kpis": _kpis(scorer, answer.text, known[0]),
         }
         lines.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-    with (serving.folder.path / SERVED).open("ab") as file:
+    with serving.alone(), (serving.folder.path / SERVED).open("ab") as file:
         file.writelines(lines)
     return len(lines)
 
@@ -82,7 +82,8 @@ def look(serving: Serving) -> tuple[Acceptance, State]:
     )
     judged = judge_served(newer, before, asked.guards, asked.margin, asked.least_answers)
     if state.share > 0.0 and MOVES[judged.verdict] == "rollback":
-        state = serving.decide(judged, {"judged": "served answers"}, GUARD)
+        more = {"judged": "served answers"}
+        state = serving.decide(judged, more, GUARD, after=state.changes)
     return judged, state
 
 

@@ -13,12 +13,15 @@ The state is what the events say, read from the start:
     promote   the newer one gets `share` of the requests; the next one gives it all of them
     hold      nothing changes
     rollback  the older stage answers everything again
+
+Several processes may serve from one folder: whoever reads or changes its log holds its lock.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,7 @@ from typing import Any, Literal
 import orjson
 
 from flexattn import __version__
+from flexattn.audit.alone import alone_in
 from flexattn.audit.chain import sha256_hex
 from flexattn.audit.folder import CONFIG, RunFolder, write_file
 from flexattn.audit.reader import segments
@@ -163,6 +167,14 @@ class Serving:
 
         Raises: AuditError where the log is not sound.
         """
+        with self.alone():
+            return self._state()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Wait for the folder's lock and hold it; `state`, `change` and `decide` take it too."""
+        return alone_in(self.folder.path, wait=True)
+
+    def _state(self) -> State:
         recover(self.folder, START)
         state = State()
         for segment in segments(self.folder.step_files()):
@@ -172,7 +184,7 @@ class Serving:
                     state = State(value["share"], value["verdict"], state.changes + 1)
         return state
 
-    def keep(self, report: Mapping[str, Any]) -> str:
+    def _keep(self, report: Mapping[str, Any]) -> str:
         """Write evidence into `reports/`; returns its SHA-256."""
         data = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         reports = self.folder.path / REPORTS
@@ -188,7 +200,11 @@ class Serving:
           evidence: SHA-256 of the report that decided it, "" where none did.
           actor: who or what decided.
         """
-        before = self.state()
+        with self.alone():
+            return self._change(move, evidence, actor)
+
+    def _change(self, move: Move, evidence: str, actor: str) -> State:
+        before = self._state()
         share = before.share
         if move == "promote":
             share = self.config.stages.share if share == 0.0 else 1.0
@@ -208,13 +224,26 @@ class Serving:
             log.seal()
         return State(share, move, before.changes + 1)
 
-    def decide(self, judged: Acceptance, more: Mapping[str, Any], actor: str) -> State:
+    def decide(
+        self,
+        judged: Acceptance,
+        more: Mapping[str, Any],
+        actor: str,
+        *,
+        after: int | None = None,
+    ) -> State:
         """What a verdict changes: PASS promotes, INCONCLUSIVE holds, FAIL and ERROR go back.
 
         Args:
           judged: the guard KPIs.
           more: what else the kept report shall say.
           actor: who or what decided.
+          after: how many changes the verdict knows of; nothing happens where there are more by
+            now. None: it stands anyway.
         """
-        evidence = self.keep({**judged.as_dict(), **more})
-        return self.change(MOVES[judged.verdict], evidence, actor)
+        with self.alone():
+            now = self._state()
+            if after is not None and now.changes != after:
+                return now
+            evidence = self._keep({**judged.as_dict(), **more})
+            return self._change(MOVES[judged.verdict], evidence, actor)

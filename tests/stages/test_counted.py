@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from flexattn import generate, replay, train
-from flexattn.config import resolve_path
+from flexattn.audit.folder import RunFolder
+from flexattn.config import parse_config, resolve_path
+from flexattn.seeds import Task
 from flexattn.stages.counted import CountedTraining
 
 BLOCKED = """
@@ -60,6 +62,11 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(run: Path, regime: str) -> list[dict[str, object]]:
     lines = (run / "evaluations.jsonl").read_bytes().splitlines()
     return [row for line in lines if (row := json.loads(line))["regime"] == regime]
+
+
+def test_a_pool_of_seeds_knows_how_many_steps_it_has(run: Path) -> None:
+    task = Task(parse_config(RunFolder.open(run).config_text(), "config.yaml"))
+    assert task.steps == max(int(place.name[5:]) for place in (run / "checkpoints").iterdir())
 
 
 def test_it_recalls_more_than_half_of_the_terms_without_torch(run: Path) -> None:

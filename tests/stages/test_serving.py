@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
@@ -12,6 +13,7 @@ from flexattn import replay, report
 from flexattn.audit.folder import RunFolder
 from flexattn.config import load_config
 from flexattn.errors import AuditError
+from flexattn.evaluation.acceptance import Acceptance
 from flexattn.stages.serving import Serving
 
 from .conftest import Arms
@@ -71,6 +73,37 @@ def test_a_stage_that_fails_goes_back_by_itself(
     state = Serving.open(folder).state()
     assert (state.last, state.share) == ("rollback", 0.0)
     assert events(folder)[-1]["stage"] == "A"
+
+
+def test_several_processes_may_change_one_folder(
+    tmp_path: Path, arms: Arms, older: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "serving"
+    runs = RunFolder.open(older[0]), RunFolder.open(arms("b", "b", 2)[0])
+    Serving.create(folder, *runs, "test")
+
+    def change(number: int) -> None:
+        Serving.open(folder).change("promote" if number % 2 else "rollback", "", f"actor {number}")
+
+    with ThreadPoolExecutor(4) as pool:  # a lock is of an opened file, so threads are as good
+        list(pool.map(change, range(20)))
+    actors = [str(event["actor"]) for event in events(folder)[1:]]
+    assert sorted(actors) == sorted(f"actor {number}" for number in range(20))
+    assert Serving.open(folder).state().changes == 21
+    assert replay.main([str(folder)]) == 0, capsys.readouterr().out
+
+
+def test_a_verdict_that_somebody_else_was_quicker_than_changes_nothing(
+    tmp_path: Path, arms: Arms, older: list[str]
+) -> None:
+    folder = tmp_path / "serving"
+    runs = RunFolder.open(older[0]), RunFolder.open(arms("b", "b", 2)[0])
+    serving = Serving.create(folder, *runs, "test")
+    before = serving.change("promote", "", "test").changes
+    serving.change("hold", "", "somebody else")
+    judged = Acceptance(())
+    assert serving.decide(judged, {}, "test", after=before).last == "hold"
+    assert not (folder / "reports").exists()
 
 
 def test_too_few_seeds_pause_and_change_nothing(

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from flexattn import generate, replay, train
 from flexattn.audit.folder import RunFolder
-from flexattn.config import resolve_path
+from flexattn.config import parse_config, resolve_path
+from flexattn.seeds import Task
 from flexattn.stages.serving import Serving
 from flexattn.stages.steered import SteeredTraining
 
@@ -59,6 +60,11 @@ def test_the_counts_write_its_characters_and_the_actor_its_windows(run: Path) ->
     assert sum(row["kpis"]["term_recall"] for row in last) / 8 > 0.9
     chosen = {choice for row in last for choice in row["Lp_steps"]}
     assert chosen
+
+
+def test_a_pool_of_seeds_knows_how_many_steps_it_has(run: Path) -> None:
+    task = Task(parse_config(RunFolder.open(run).config_text(), "config.yaml"))
+    assert task.steps == max(int(place.name[5:]) for place in (run / "checkpoints").iterdir())
 
 
 def test_it_answers_and_the_answer_can_be_replayed(
