@@ -256,7 +256,7 @@ def _teacher(derivers: Derivers | None, record: object) -> str:
 
 def _show(folder: RunFolder, derivers: Derivers | None, report: Report, ep: int) -> None:
     for told, steps in _episodes(folder, lambda header: header["ep"] == ep):
-        lines = {told.place(t) for t in range(-1, len(told.lines))}
+        lines = {told.place(t) for t in range(-1, told.count)}
         findings = [f for f in report.findings if (f.file, f.line) in lines]
         teacher = _teacher(derivers, told.header["record"])
         Console().print(episode_view(told.header, steps, findings, teacher))
@@ -276,8 +276,8 @@ def _write_page(
             break
         deriver = derivers.of(told.header["catalog"])
         gains = None
-        if isinstance(deriver, Deriver) and len(steps) == len(told.lines):
-            gains = deriver.gain_by_cap(Logged(told.header, told.lines))
+        if isinstance(deriver, Deriver) and len(steps) == told.count:
+            gains = deriver.gain_by_cap(Logged(told.header, told.data))
         teacher = _teacher(derivers, told.header["record"])
         chosen.append(page_episode(told.header, steps, told.place(0), teacher, gains))
         if deriver:

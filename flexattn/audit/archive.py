@@ -7,9 +7,10 @@ with a bounded window; a bomb ends where any log does that has no seal for too l
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from flexattn.audit.folder import RunFolder
 from flexattn.errors import AuditError, MissingExtraError
@@ -17,6 +18,8 @@ from flexattn.errors import AuditError, MissingExtraError
 SUFFIX = ".zst"
 LEVEL = 10
 MAX_WINDOW_BYTES = 1 << 27
+
+Stream = io.RawIOBase | io.BufferedIOBase
 
 
 def _library() -> Any:
@@ -27,7 +30,7 @@ def _library() -> Any:
     return zstandard
 
 
-def open_step_file(path: Path) -> BinaryIO:
+def open_step_file(path: Path) -> Stream:
     """A step file's bytes, whether it is compressed or not.
 
     What can't be unpacked raises OSError when it is read.
@@ -40,27 +43,31 @@ def open_step_file(path: Path) -> BinaryIO:
         read_across_frames=True,
         closefd=True,
     )
-    return cast("BinaryIO", _Unpacked(stream, library.ZstdError))
+    return _Unpacked(stream, library.ZstdError)
 
 
-class _Unpacked:
+class _Unpacked(io.RawIOBase):
     """A reader whose errors are OSError, as those of a file are."""
 
     def __init__(self, stream: Any, error: type[Exception]) -> None:
         self._stream = stream
         self._error = error
 
-    def read(self, size: int) -> bytes:
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, room: Any) -> int:
+        """Fill `room` as far as there is something; 0 at the end."""
         try:
-            return bytes(self._stream.read(size))
+            return int(self._stream.readinto(room))
         except self._error as error:
             raise OSError(str(error)) from None
 
-    def __enter__(self) -> _Unpacked:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the file too."""
         self._stream.close()
+        super().close()
 
 
 def compress(folder: RunFolder) -> tuple[int, int]:

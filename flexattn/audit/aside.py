@@ -1,4 +1,4 @@
-"""Segments are hashed in other threads while this one reads on; the order stays.
+"""Segments are judged in other threads while this one reads on; the order stays.
 
 Hashing holds no interpreter lock. Only a few segments are under way at a time, so that memory stays
 bounded.
@@ -10,33 +10,26 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from flexattn.audit.chain import Seal, break_in, read_seal
-from flexattn.audit.reader import Segment
+from flexattn.audit.reader import Judged, Segment, judge
 
 
-def hashed_aside(parts: Iterator[Segment], workers: int) -> Iterator[Segment]:
-    """The same segments, `holds` set on those that have a seal.
+def judged_aside(parts: Iterator[Segment], threads: int) -> Iterator[Segment]:
+    """The same segments, `judged` set on those that have a seal.
 
     Args:
       parts: from `reader.segments`.
-      workers: threads that hash.
+      threads: how many there are besides this one.
     """
-    waiting: deque[tuple[Segment, Future[bool] | None]] = deque()
-    with ThreadPoolExecutor(workers, "flexattn-hash") as pool:
+    waiting: deque[tuple[Segment, Future[Judged] | None]] = deque()
+    with ThreadPoolExecutor(threads, "flexattn-hash") as pool:
         for segment in parts:
-            job = pool.submit(_holds, segment.data, segment.seal) if segment.seal else None
-            waiting.append((segment, job))
-            if len(waiting) > 2 * workers:
+            waiting.append((segment, pool.submit(judge, segment) if segment.seal else None))
+            if len(waiting) > 2 * threads:
                 yield _answered(*waiting.popleft())
         while waiting:
             yield _answered(*waiting.popleft())
 
 
-def _answered(segment: Segment, job: Future[bool] | None) -> Segment:
-    segment.holds = job.result() if job else None
+def _answered(segment: Segment, job: Future[Judged] | None) -> Segment:
+    segment.judged = job.result() if job else None
     return segment
-
-
-def _holds(data: bytes, seal_line: bytes) -> bool:
-    seal = read_seal(seal_line)
-    return isinstance(seal, Seal) and break_in(data, seal) is None

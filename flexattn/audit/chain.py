@@ -20,6 +20,7 @@ import orjson
 import rfc8785
 
 from flexattn.audit import schema
+from flexattn.audit.cut import Ends
 from flexattn.audit.shorts import shorts
 
 GENESIS = "0" * 64
@@ -132,14 +133,15 @@ def read_seal(line: bytes) -> Seal | str:
     )
 
 
-def break_in(data: bytes, seal: Seal) -> Break | None:
+def break_in(data: bytes, seal: Seal, ends: Ends | None = None) -> Break | None:
     """The first place where `data` is not what `seal` closed, or None where it is.
 
     Args:
       data: the lines between the seal before and this one.
       seal: a seal whose own hash holds.
+      ends: `cut.line_ends` of `data`, where they are known.
     """
-    found = shorts(data)
+    found = shorts(data, ends)
     if found == seal.short:
         whole = sha256_hex(data)
         if whole == seal.segment:

@@ -30,7 +30,7 @@ def prove_line(folder: RunFolder, file: str, line: int) -> dict[str, Any]:
     verifier, found = Verifier(), None
     for segment in segments(folder.step_files()):
         verifier.check(segment)
-        here = segment.file.name == file and 0 <= line - segment.file_line < len(segment.lines)
+        here = segment.file.name == file and 0 <= line - segment.file_line < segment.count
         if here and segment.findings:
             raise AuditError(f"{segment.findings[0]}; only a sound line can be proved")
         if here and not segment.seal:

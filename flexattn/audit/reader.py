@@ -9,19 +9,29 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import orjson
 
-from flexattn.audit.archive import open_step_file
-from flexattn.audit.chain import GENESIS, SEAL_START, Seal, break_in, read_seal
+from flexattn.audit.archive import Stream, open_step_file
+from flexattn.audit.chain import GENESIS, SEAL_START, Break, Seal, break_in, read_seal
+from flexattn.audit.cut import Ends, line_ends, lines_with
 from flexattn.audit.files import step_file_name
 from flexattn.audit.findings import Finding
 from flexattn.audit.folder import HEAD
 from flexattn.audit.schema import MAX_LINE_BYTES, MAX_SEGMENT_BYTES
 
-_CHUNK = 1 << 20
-_SEAL_AT_START = b"\n" + SEAL_START
+_CHUNK = 1 << 21  # bytes held at first: two segments of the usual length
+_MORE = 1 << 23  # by which that grows at most
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a segment says by itself: its seal, or why it has none, and where they part."""
+
+    seal: Seal | str
+    broken: Break | None
 
 
 @dataclass
@@ -32,12 +42,12 @@ class Segment:
       file: path of the step file, and `index` its number.
       offset: byte in the file at which the segment starts.
       file_line: number, from 1, of its first line in the file.
-      data: the bytes of its lines; `lines` are they, newlines in them.
+      data: the bytes of its lines, and `ends` the places behind them.
       seal: the seal line, empty for a tail.
       torn: bytes after the last newline of the log.
       findings: what its seal does not vouch for; filled by `Verifier`.
       stopped: whether reading stops here, because of what the finding says.
-      holds: whether its seal is known to close these very lines; None where nobody looked yet.
+      judged: what `judge` said of it, None where nobody asked yet.
     """
 
     file: Path
@@ -45,21 +55,38 @@ class Segment:
     offset: int
     file_line: int
     data: bytes
-    lines: list[bytes]
+    ends: Ends = field(repr=False, compare=False)
     seal: bytes = b""
     torn: bytes = b""
     findings: list[Finding] = field(default_factory=list)
     stopped: bool = False
-    holds: bool | None = None
+    judged: Judged | None = None
+
+    @property
+    def count(self) -> int:
+        """How many lines it has, its seal not counted."""
+        return len(self.ends)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Its lines, newlines in them; cut anew each time that they are asked for."""
+        return io.BytesIO(self.data).readlines()
 
     @property
     def next_file_line(self) -> int:
         """Number of the line after the segment and its seal, in the file."""
-        return self.file_line + len(self.lines) + bool(self.seal)
+        return self.file_line + self.count + bool(self.seal)
+
+
+def judge(segment: Segment) -> Judged:
+    """Read a segment's seal and compare the segment with it; needs no other segment."""
+    seal = read_seal(segment.seal)
+    broken = break_in(segment.data, seal, segment.ends) if isinstance(seal, Seal) else None
+    return Judged(seal, broken)
 
 
 def segments(
-    files: list[Path], opener: Callable[[Path], BinaryIO] = open_step_file
+    files: list[Path], opener: Callable[[Path], Stream] = open_step_file
 ) -> Iterator[Segment]:
     """The segments of a log, file by file.
 
@@ -74,56 +101,62 @@ def segments(
                     return
 
 
-def _file_segments(file: BinaryIO, path: Path, index: int) -> Iterator[Segment]:
-    held = bytearray()
-    offset, file_line, searched = 0, 1, 0
+def _file_segments(file: Stream, path: Path, index: int) -> Iterator[Segment]:
+    held, size, known = bytearray(_CHUNK), 0, 0  # `known`: place behind the last whole line
+    pending = [np.zeros(0, np.int32)]  # where lines end that are held
+    offset, file_line = 0, 1
     while True:
+        if size == len(held):
+            held += bytes(min(len(held), _MORE))
         try:
-            chunk = file.read(_CHUNK)
+            with memoryview(held)[size:] as room:
+                count = file.readinto(room) or 0
         except (OSError, ValueError, EOFError) as error:
-            yield _stopped(path, index, offset, file_line, held, "bad-archive", str(error))
+            yield _stopped(path, index, offset, file_line, "bad-archive", str(error))
             return
-        held += chunk
-        while True:
-            start = 0 if held.startswith(SEAL_START) else held.find(_SEAL_AT_START, searched) + 1
-            sealed = start > 0 or held.startswith(SEAL_START)
-            end = held.find(b"\n", start) + 1 if sealed else 0
-            if not sealed or not end:
-                searched = start - 1 if start else max(0, len(held) - len(_SEAL_AT_START))
-                break
-            data = bytes(held[:start])
-            lines = io.BytesIO(data).readlines()
-            segment = Segment(path, index, offset, file_line, data, lines, bytes(held[start:end]))
-            offset, file_line, searched = offset + end, segment.next_file_line, 0
-            del held[:end]
+        with memoryview(held)[size : size + count] as fresh:
+            more = line_ends(fresh) + np.int32(size)
+        size += count
+        with memoryview(held) as view:
+            seals = lines_with(view, more, SEAL_START, known) if len(more) else []
+        given = taken = 0  # bytes that are held, and lines of `more`, that went out
+        for n in seals:
+            ends = np.concatenate([*pending, more[taken:n]]) - np.int32(given)
+            start, end = given + (int(ends[-1]) if len(ends) else 0), int(more[n])
+            with memoryview(held) as view:
+                data, seal = bytes(view[given:start]), bytes(view[start:end])
+            segment = Segment(path, index, offset, file_line, data, ends, seal)
+            offset, file_line = offset + end - given, segment.next_file_line
+            pending, given, taken = [], end, n + 1
             yield _measured(segment)
-        if len(held) - (held.rfind(b"\n") + 1) > MAX_LINE_BYTES:
-            line = file_line + held.count(b"\n")
+        pending.append(more[taken:] - np.int32(given))
+        known = (int(more[-1]) if len(more) else known) - given
+        size -= given
+        with memoryview(held) as view:
+            view[:size] = view[given : given + size]
+        if size - known > MAX_LINE_BYTES:
+            line = file_line + sum(map(len, pending))
             text = f"the line is longer than {MAX_LINE_BYTES} bytes; reading stops here"
-            yield _stopped(path, index, offset, file_line, held, "line-too-long", text, line)
+            yield _stopped(path, index, offset, file_line, "line-too-long", text, line)
             return
-        if len(held) > MAX_SEGMENT_BYTES:
+        if size > MAX_SEGMENT_BYTES:
             text = f"no seal within {MAX_SEGMENT_BYTES} bytes; reading stops here"
-            yield _stopped(path, index, offset, file_line, held, "segment-too-long", text)
+            yield _stopped(path, index, offset, file_line, "segment-too-long", text)
             return
-        if not chunk:
+        if not count:
             break
-    if held:
-        cut = held.rfind(b"\n") + 1
-        data = bytes(held[:cut])
-        lines = io.BytesIO(data).readlines()
-        yield _measured(
-            Segment(path, index, offset, file_line, data, lines, torn=bytes(held[cut:]))
-        )
+    if size:
+        with memoryview(held) as view:
+            data, torn = bytes(view[:known]), bytes(view[known:size])
+        ends = np.concatenate(pending)
+        yield _measured(Segment(path, index, offset, file_line, data, ends, torn=torn))
 
 
 def _measured(segment: Segment) -> Segment:
-    longest = max(map(len, segment.lines), default=0)
-    if max(longest, len(segment.seal)) > MAX_LINE_BYTES:
-        place = next(
-            (i for i, line in enumerate(segment.lines) if len(line) > MAX_LINE_BYTES),
-            len(segment.lines),
-        )
+    sizes = np.diff(segment.ends, prepend=np.int32(0))
+    if max(int(sizes.max(initial=0)), len(segment.seal)) > MAX_LINE_BYTES:
+        long = np.flatnonzero(sizes > MAX_LINE_BYTES)
+        place = int(long[0]) if len(long) else segment.count
         text = f"the line is longer than {MAX_LINE_BYTES} bytes; reading stops here"
         line = segment.file_line + place
         segment.findings.append(Finding("line-too-long", str(segment.file), line, text))
@@ -136,14 +169,12 @@ def _stopped(
     index: int,
     offset: int,
     file_line: int,
-    held: bytearray,
     code: str,
     text: str,
     line: int = 0,
 ) -> Segment:
-    del held[:]
-    finding = Finding(code, str(path), line or file_line, text)
-    return Segment(path, index, offset, file_line, b"", [], findings=[finding], stopped=True)
+    finding, ends = Finding(code, str(path), line or file_line, text), np.zeros(0, np.int32)
+    return Segment(path, index, offset, file_line, b"", ends, findings=[finding], stopped=True)
 
 
 class Verifier:
@@ -172,23 +203,24 @@ class Verifier:
           last: whether it lies in the last file; only there a log may stop without a seal.
         """
         if not segment.seal:
-            self.next_line += len(segment.lines)
+            self.next_line += segment.count
             if not last:
                 text = "the file stops here without a seal, and another file follows"
                 line = segment.next_file_line
                 segment.findings.append(Finding("line-missing", str(segment.file), line, text))
                 self._lost = True
             return
-        seal = read_seal(segment.seal)
-        here = segment.file_line + len(segment.lines)
+        judged = segment.judged or judge(segment)
+        seal = judged.seal
+        here = segment.file_line + segment.count
         file = str(segment.file)
         if isinstance(seal, str):
             segment.findings.append(Finding("seal-broken", file, here, f"here stands {seal}"))
             self.seals, self.prev = self.seals + 1, None
-            self.next_line += len(segment.lines) + 1
+            self.next_line += segment.count + 1
         else:
             if seal.n == self.seals and seal.first == self.next_line:
-                self._check_lines(segment, seal)
+                self._check_lines(segment, judged.broken)
                 self._check_prev(segment, seal)
             elif not self._lost:
                 self._check_gap(segment, seal)
@@ -199,8 +231,7 @@ class Verifier:
             self.hashes.append(bytes.fromhex(seal.seal))
         self.last_seal = (file, here)
 
-    def _check_lines(self, segment: Segment, seal: Seal) -> None:
-        broken = None if segment.holds else break_in(segment.data, seal)
+    def _check_lines(self, segment: Segment, broken: Break | None) -> None:
         if broken is None:
             return
         line = segment.file_line + broken.index

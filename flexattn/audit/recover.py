@@ -134,7 +134,7 @@ def recover(folder: RunFolder, position: Mapping[str, Any]) -> Recovered:
 
 def _within(before: Place, segment: Segment, position: Mapping[str, Any]) -> Place | None:
     count = position["open_lines"]
-    if len(segment.lines) < count:
+    if segment.count < count:
         return None
     before = Place(**vars(before))
     before.open = segment.lines[:count]
@@ -143,16 +143,16 @@ def _within(before: Place, segment: Segment, position: Mapping[str, Any]) -> Pla
 
 def _cut_torn(segment: Segment) -> int:
     """Cut what is no whole JSON line off an unsealed tail; returns how many bytes that were."""
-    sound = len(segment.lines)
+    sound = segment.count
     for i, line in enumerate(segment.lines):
         try:
             orjson.loads(line)
         except ValueError:
             sound = i
             break
-    keep = sum(map(len, segment.lines[:sound]))
+    keep = int(segment.ends[sound - 1]) if sound else 0
     cut = len(segment.data) - keep + len(segment.torn)
     if cut:
         os.truncate(segment.file, segment.offset + keep)
-        segment.lines, segment.data, segment.torn = segment.lines[:sound], segment.data[:keep], b""
+        segment.ends, segment.data, segment.torn = segment.ends[:sound], segment.data[:keep], b""
     return cut

@@ -6,31 +6,49 @@ finding. It knows no file but by name, and holds one open episode at a time.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from flexattn.audit.cut import lines_with
 from flexattn.audit.findings import MAX_FINDINGS, Finding
 from flexattn.audit.reader import Segment
 from flexattn.audit.schema import defect
 
-_EVENT = b'\n{"event":"'
+_EVENT = b'{"event":"'
 
 
 @dataclass
 class Told:
     """An episode as it stands in the log.
 
-    `places` holds (file, line number, index of the step) where its lines begin to be consecutive:
-    the header has step -1.
+    Attributes:
+      header: values of its header.
+      places: (file, line number, index of the step) where its lines begin to be consecutive; the
+        header has step -1.
+      count: how many step lines it has.
+      pieces: their bytes, none where the story does not keep them.
+      whole: False where the log ends within it.
     """
 
     header: dict[str, Any]
-    lines: list[bytes]
     places: list[tuple[str, int, int]]
+    count: int = 0
+    pieces: list[bytes] = field(default_factory=list)
     whole: bool = True
+
+    @property
+    def data(self) -> bytes:
+        """Its step lines behind one another."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Its step lines, newlines in them; cut anew each time that they are asked for."""
+        return io.BytesIO(self.data).readlines()
 
     def place(self, step: int) -> tuple[str, int]:
         """File and line number of a step, counted from 0; -1 for the header."""
@@ -45,10 +63,12 @@ class Story:
     Attributes:
       run: fields that the event `run` must have.
       every_episode: whether episode numbers must follow one another without a gap.
+      keeps: whether episodes are given out with the bytes of their lines.
     """
 
     run: Mapping[str, Any]
     every_episode: bool = True
+    keeps: bool = True
     findings: list[Finding] = field(default_factory=list)
     more: int = 0
     steps: int = 0
@@ -69,15 +89,14 @@ class Story:
 
     def follow(self, segment: Segment) -> Iterator[Told]:
         """The episodes that `segment` completes."""
-        file, number, lines = str(segment.file), segment.file_line, segment.lines
-        done = 0
-        for i in events_in(segment.data):
-            if i > done:
-                self._steps(file, number + done, lines[done:i])
-            yield from self._event(file, number + i, lines[i])
+        data, ends, done = segment.data, segment.ends, 0
+        for i in lines_with(data, ends, _EVENT) if segment.count else ():
+            self._steps(segment, done, i)
+            start = int(ends[i - 1]) if i else 0
+            line = data[start : int(ends[i])]
+            yield from self._event(str(segment.file), segment.file_line + i, line)
             done = i + 1
-        if done < len(lines):
-            self._steps(file, number + done, lines[done:])
+        self._steps(segment, done, segment.count)
         if segment.findings:
             self._lost = True
             if self._open is not None:
@@ -111,16 +130,23 @@ class Story:
         else:
             self.more += 1
 
-    def _steps(self, file: str, number: int, lines: list[bytes]) -> None:
-        self.steps += len(lines)
+    def _steps(self, segment: Segment, first: int, last: int) -> None:
+        """Take the lines first..last - 1 of a segment, all of them steps."""
+        if first == last:
+            return
+        self.steps += last - first
+        file, number = str(segment.file), segment.file_line + first
         if self._open is None:
             if not self._lost:
                 text = "a step without the header of its episode before it"
                 self._note("episode-header", file, number, text)
             return
         told = self._open
-        told.places.append((file, number, len(told.lines)))
-        told.lines.extend(lines)
+        told.places.append((file, number, told.count))
+        told.count += last - first
+        if self.keeps:
+            start = int(segment.ends[first - 1]) if first else 0
+            told.pieces.append(segment.data[start : int(segment.ends[last - 1])])
 
     def _event(self, file: str, number: int, line: bytes) -> Iterator[Told]:
         try:
@@ -191,7 +217,7 @@ class Story:
         if value["catalog"] not in self.catalogs:
             text = f"catalog {value['catalog'][:8]} is none of the run's"
             self._note("catalog-unknown", file, number, text, "catalog", value["catalog"])
-        self._open = Told(value, [], [(file, number, -1)])
+        self._open = Told(value, [(file, number, -1)])
 
     def _end(self, file: str, number: int, value: dict[str, Any]) -> None:
         self.end, self.end_place = value, (file, number)
@@ -204,17 +230,6 @@ class Story:
             told, self._open = self._open, None
             told.whole = told.whole and whole
             yield told
-
-
-def events_in(data: bytes) -> list[int]:
-    """Which lines of `data` are events, counted from 0."""
-    text, found, line, last = b"\n" + data, [], 0, 0
-    at = text.find(_EVENT)
-    while at >= 0:
-        line += text.count(b"\n", last, at)
-        found.append(line)
-        last, at = at, text.find(_EVENT, at + 1)
-    return found
 
 
 def _short(value: Any) -> str:

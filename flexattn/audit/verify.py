@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
-from flexattn.audit.aside import hashed_aside
+from flexattn.audit.aside import judged_aside
 from flexattn.audit.chain import GENESIS
 from flexattn.audit.findings import MAX_FINDINGS, Finding
 from flexattn.audit.folder import EVALUATIONS, HEAD, RunFolder
@@ -139,7 +139,7 @@ def verify(
       folder: the run.
       check: derives episodes; None to verify the chain and the form of lines alone.
       head: hash of the last seal as it was kept elsewhere, 64 hex digits, or its beginning.
-      workers: processes that hash; with 1 this one does.
+      workers: threads that read and hash; with 1 this one does both.
     """
     files = folder.step_files()
     report = Report(str(folder.path), folder.kind, files=len(files), numbers=check is not None)
@@ -149,7 +149,7 @@ def verify(
         found.add([kept])
     verifier = Verifier(kept if isinstance(kept, Mapping) else None)
     share = folder.manifest["sample"]
-    story = Story(folder.run_fields(), every_episode=share == 1.0)
+    story = Story(folder.run_fields(), every_episode=share == 1.0, keeps=check is not None)
     waiting: deque[list[Told]] = deque()
     state = _Reading(report, verifier, story, found, waiting)
     gap = missing_file(files)
@@ -158,7 +158,7 @@ def verify(
         text = "the file is missing; the log's lines stood there"
         found.add([Finding("file-missing", str(folder.path / name), 0, text)])
     parts = segments(files)
-    told = _told(hashed_aside(parts, workers) if workers > 1 else parts, state)
+    told = _told(judged_aside(parts, workers - 1) if workers > 1 else parts, state)
     if check is None:
         for _ in told:
             pass
@@ -195,7 +195,7 @@ def _told(parts: Iterator[Segment], state: _Reading) -> Iterator[Told]:
         if not segment.stopped:
             verifier.check(segment, last=segment.index == report.files - 1)
         state.found.add(segment.findings)
-        report.lines += len(segment.lines) + bool(segment.seal)
+        report.lines += segment.count + bool(segment.seal)
         state.broken = state.broken or bool(segment.findings)
         if segment.seal:
             report.seals += 1
@@ -204,7 +204,7 @@ def _told(parts: Iterator[Segment], state: _Reading) -> Iterator[Told]:
                 state.sealed_to = (str(segment.file), segment.next_file_line - 1)
                 report.head = verifier.prev or GENESIS
         state.last = segment
-        state.tail, state.torn = (0 if segment.seal else len(segment.lines)), len(segment.torn)
+        state.tail, state.torn = (0 if segment.seal else segment.count), len(segment.torn)
         yield from state.story.follow(segment)
     whole = state.story.end is not None and not state.tail
     yield from state.story.close(whole)

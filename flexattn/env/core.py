@@ -7,7 +7,7 @@ else; `kernel` holds the compiled arithmetic.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -206,11 +206,8 @@ class Core:
         _check_ids("written", put, -1, self.world.vocabulary.alphabet)
         if not enforce:
             _check_ids("char", chars, 0, self.world.vocabulary.alphabet)
-        for number, group in enumerate(self._groups):
-            self._run(
-                group, on, lh, lp, chars, put, enforce, self.gain_by_cap,
-                *self._worlds[number].tables, self.state, self._out,
-            )  # fmt: skip
+        for group, tables in self.shared():
+            self._run(group, on, lh, lp, chars, put, enforce, self.gain_by_cap, *tables)
         return self.steps
 
     def ban(
@@ -268,6 +265,14 @@ class Core:
     def world_of(self, env: int) -> World:
         """The world, so the catalog version, that environment `env` is writing under."""
         return self._worlds[self._world_of[env]]
+
+    def shared(self) -> Iterator[tuple[npt.NDArray[np.int64], tuple[Any, ...]]]:
+        """Environments that are in one world, and what the compiled step takes behind its actions.
+
+        For loops over steps that are compiled themselves.
+        """
+        for number, group in enumerate(self._groups):
+            yield group, (*self._worlds[number].tables, self.state, self._out)
 
     def teacher(self) -> Ids:
         """The target chi_t of every environment, [N] int32 internal ids; END past the answer."""

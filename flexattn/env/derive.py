@@ -7,7 +7,7 @@ is right where its bytes are these bytes. No file is opened here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import orjson
 
 from flexattn.audit.schema import StepColumns, defect, rounded
-from flexattn.env.collect import EpisodeSteps, Taken
+from flexattn.env.collect import Taken
 from flexattn.env.core import Core
 from flexattn.env.difference import (
     Difference,
@@ -25,31 +25,30 @@ from flexattn.env.difference import (
     schema_difference,
 )
 from flexattn.env.records import columns
+from flexattn.env.rerun import Decided, Rerun, rerun
 from flexattn.env.scan import Scanner
 from flexattn.env.typeset import typesetter_of
 from flexattn.env.vocabulary import END
 from flexattn.env.world import World
 from flexattn.errors import FlexAttnError
-from flexattn.lexicon.bits import select
 
-LANES = 256  # episodes derived side by side; below the size from which on a step takes threads
+LANES = 64  # episodes derived side by side: what they need fits a core's cache
 _FORM = frozenset(("not-json", "schema", "step-order"))
 
 
 @dataclass
-class _Decisions:
-    """What is taken from the log: indices and ids, one value a step; `stop` cuts what has none.
+class _Parsed:
+    """What is taken from an episode's lines: indices and ids, one value a step.
 
-    `bans` holds pairs of a step, from 1, and the catalog whose bans hold too from there on.
+    `stop` cuts the episode before the first line that says nothing usable.
     """
 
     history: Sequence[int]
     cap: Sequence[int]
     char: Sequence[int]
     written: Sequence[int]
-    illegal: Sequence[int]
+    illegal: Sequence[bool]
     stop: Difference | None = None
-    bans: Sequence[tuple[int, str]] = field(default_factory=list)
 
 
 class Deriver:
@@ -91,29 +90,28 @@ class Deriver:
 
     def derive(self, header: Mapping[str, Any], decisions: StepColumns) -> StepColumns:
         """Columns that the decisions `Lh`, `Lp`, `a`, `w`, `note` of one episode give."""
-        made = _Decisions(
+        parsed = _Parsed(
             [self._history[lh] for lh in decisions["Lh"]],
             [self._caps[lp] for lp in decisions["Lp"]],
             [self._ids[a] for a in decisions["a"]],
             [-1 if w is None else self._ids[w] for w in decisions["w"]],
             [note == "illegal" for note in decisions["note"]],
         )
-        made.bans = header.get("bans", [])
-        rows, counts, _ = self._run([self._records[header["record"]]], [made])
-        return columns(self.world, rows[0, : counts[0]], header["env"], header["ep"])
+        made = self._run([header], self._decided([parsed]))
+        return columns(self.world, made.rows[0, : made.counts[0]], header["env"], header["ep"])
 
     def gain_by_cap(self, episode: Logged) -> list[list[float]]:
         """What each step of a sound episode would have been credited under each cap, reward."""
-        decisions = self._decisions(episode, 0)
+        decided = self._decided([self._parsed(episode.lines, 0)])
         core = Core(self.world, 1, gain_by_cap=True)
         core.reset([0], [self._records[episode.header["record"]]])
         gains: list[list[float]] = []
-        for t in range(len(decisions.char)):
+        for t in range(int(decided.counts[0])):
             steps = core.step(
-                decisions.history[t : t + 1],
-                decisions.cap[t : t + 1],
-                decisions.char[t : t + 1],
-                decisions.written[t : t + 1],
+                decided.history[t],
+                decided.cap[t],
+                decided.char[t],
+                decided.written[t],
                 enforce=False,
             )
             gains.append(rounded(steps.gain_by_cap[0]).tolist())
@@ -121,53 +119,53 @@ class Deriver:
 
     def _suspects(self, episodes: Sequence[Logged]) -> list[int]:
         """Which episodes are not, as they stand, what their decisions give."""
-        records, decided, taken = [], [], []
-        for n, episode in enumerate(episodes):
-            read = None if self._header(episode.header, n) else self._scanner.read(episode.lines)
-            if read is not None:
-                taken.append(n)
-                records.append(self._records[episode.header["record"]])
-                made = _Decisions(*read)
-                made.bans = episode.header.get("bans", [])
-                decided.append(made)
-        rows, counts, faults = self._run(records, decided)
-        asked = [episodes[n] for n in taken]
-        printed = self._printed(rows, counts, asked)
-        sound = {
-            taken[k]
-            for k, (episode, lines) in enumerate(zip(asked, printed))
-            if k not in faults and lines == b"".join(episode.lines)
-        }
-        return [n for n in range(len(episodes)) if n not in sound]
+        fits = [n for n, e in enumerate(episodes) if self._header(e.header, n) is None]
+        asked = [episodes[n] for n in fits]
+        logged = [episode.data for episode in asked]
+        decided = self._scanner.read(logged, self._core.state.history.shape[1])
+        usual = decided.counts > 0
+        np.maximum(decided.counts, 0, out=decided.counts)
+        made = self._run([episode.header for episode in asked], decided)
+        sound = usual & (made.over == decided.counts - 1)
+        sound &= (made.illegal < 0) & (made.not_lowest < 0)
+        data, ends = self._printed(made, asked)
+        if not sound.all() or data != b"".join(logged):
+            start = 0
+            for k, (end, lines) in enumerate(zip(ends, logged)):
+                sound[k] &= data[start:end] == lines
+                start = end
+        whole = {n for n, held in zip(fits, sound.tolist()) if held}
+        return [n for n in range(len(episodes)) if n not in whole]
 
     def _batch(self, episodes: Sequence[Logged]) -> list[Difference]:
         """The first difference of each episode, its lines parsed in full."""
-        found: dict[int, Difference] = {}
-        records, decided = [], []
+        found: list[list[Difference]] = [[] for _ in episodes]
+        known: list[int] = []
+        parsed: list[_Parsed] = []
         for n, episode in enumerate(episodes):
             wrong = self._header(episode.header, n)
-            record = 0 if wrong else self._records[episode.header["record"]]
-            decisions = _Decisions([], [], [], [], []) if wrong else self._decisions(episode, n)
-            stop = wrong or decisions.stop
-            if stop:
-                found[n] = stop
-            if not wrong:
-                decisions.bans = episode.header.get("bans", [])
-            records.append(record)
-            decided.append(decisions)
-        rows, counts, faults = self._run(records, decided)
-        printed = self._printed(rows, counts, episodes)
-        for n, (episode, lines) in enumerate(zip(episodes, printed)):
-            differs = None
-            if lines != b"".join(episode.lines[: counts[n]]):
-                differs = self._first_difference(n, lines, rows[n, : counts[n]], episode)
-            fault = faults.get(n)
-            if fault and fault.code == "episode-stops" and not episode.whole:
-                fault = None
-            candidates = [d for d in (found.get(n), fault, differs) if d is not None]
-            if candidates:
-                found[n] = min(candidates, key=lambda d: (d.step, d.code not in _FORM))
-        return [found[n] for n in sorted(found)]
+            if wrong:
+                found[n].append(wrong)
+                continue
+            known.append(n)
+            parsed.append(self._parsed(episode.lines, n))
+            if (stop := parsed[-1].stop) is not None:
+                found[n].append(stop)
+        asked = [episodes[n] for n in known]
+        decided = self._decided(parsed)
+        made = self._run([episode.header for episode in asked], decided)
+        data, ends = self._printed(made, asked)
+        for k, (n, episode) in enumerate(zip(known, asked)):
+            fault = self._fault(n, k, made, decided, parsed[k].stop is not None)
+            if fault and (fault.code != "episode-stops" or episode.whole):
+                found[n].append(fault)
+            printed = data[ends[k - 1] if k else 0 : ends[k]]
+            lines = episode.lines
+            if printed != b"".join(lines[: made.counts[k]]):
+                rows = made.rows[k, : made.counts[k]]
+                found[n].append(self._first_difference(n, printed, rows, episode.header, lines))
+        ranked = (sorted(some, key=lambda d: (d.step, d.code not in _FORM)) for some in found)
+        return [some[0] for some in ranked if some]
 
     def _header(self, header: Mapping[str, Any], n: int) -> Difference | None:
         """Whether the header is the one that training writes for its record."""
@@ -203,20 +201,18 @@ class Deriver:
             raise FlexAttnError(f"catalog {sha[:8]} is none of the run's")
         return self._bans_of(sha)
 
-    def _decisions(self, episode: Logged, n: int) -> _Decisions:
-        """Parse what the student decided, up to the first line that says nothing usable."""
+    def _parsed(self, lines: Sequence[bytes], n: int) -> _Parsed:
+        """What the student decided, up to the first line that says nothing usable."""
         try:
-            return self._parsed(episode.lines)
+            return self._decisions(lines)
         except (ValueError, KeyError, TypeError):
-            t = next(t for t, line in enumerate(episode.lines) if not self._usable(line))
-            made = self._parsed(episode.lines[:t])
-            made.stop = self._unusable(n, t, episode.lines[t])
-            return made
+            t = next(t for t, line in enumerate(lines) if not self._usable(line))
+            return replace(self._decisions(lines[:t]), stop=self._unusable(n, t, lines[t]))
 
-    def _parsed(self, lines: Sequence[bytes]) -> _Decisions:
+    def _decisions(self, lines: Sequence[bytes]) -> _Parsed:
         steps = list(map(orjson.loads, lines))
         ids, histories, caps = self._ids, self._history, self._caps
-        return _Decisions(
+        return _Parsed(
             [histories[step["Lh"]] for step in steps],
             [caps[step["Lp"]] for step in steps],
             [ids[step["a"]] for step in steps],
@@ -226,7 +222,7 @@ class Deriver:
 
     def _usable(self, line: bytes) -> bool:
         try:
-            self._parsed([line])
+            self._decisions([line])
         except (ValueError, KeyError, TypeError):
             return False
         return True
@@ -247,110 +243,71 @@ class Deriver:
         text = f"{name} is {step[name]!r}, which the corpus does not have"
         return Difference(n, t, "illegal", text, name, step[name])
 
-    def _run(
-        self, records: Sequence[int], decided: Sequence[_Decisions]
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], dict[int, Difference]]:
-        """Step all episodes side by side: rows of `STEP`, how many each episode has, and faults."""
-        core, lanes = self._core, self._core.num_envs
-        lengths = np.array([len(d.char) for d in decided] + [0] * (lanes - len(decided)))
-        room = core.state.history.shape[1]
-        most = min(int(lengths.max(initial=0)), room)
-        put = {
-            name: _padded([getattr(d, name) for d in decided], lengths, most)
-            for name in ("history", "cap", "char", "written")
-        }
-        asked = _padded([d.illegal for d in decided], lengths, most).astype(np.bool_)
-        taken = np.arange(most)[:, None] < lengths
-        collected = EpisodeSteps(core)
-        over = np.full(lanes, -1)
-        not_lowest: dict[int, int] = {}
-        core.reset(np.arange(len(records)), records)
-        acting: dict[int, dict[str, list[int]]] = {}
-        for n, decisions in enumerate(decided):
-            for step, sha in decisions.bans:
-                acting.setdefault(step - 1, {}).setdefault(sha, []).append(n)
-        for t in range(most):
-            for sha, stricter in acting.get(t, {}).items():
-                core.ban(self._banned(sha), stricter)
-            active = taken[t] & (over < 0)
-            for lane in np.flatnonzero(asked[t] & active):
-                if select(core.legal_packed()[lane], 0) != put["char"][t, lane]:
-                    not_lowest.setdefault(int(lane), t)
-            steps = core.step(
-                put["history"][t],
-                put["cap"][t],
-                put["char"][t],
-                put["written"][t],
-                active,
-                enforce=False,
-            )
-            collected.add(put["history"][t], put["cap"][t], steps, active)
-            over[(steps.terminated | steps.truncated) & (over < 0)] = t
-        rows, counts = collected.held()
-        faults = self._faults(decided, rows["illegal"][:, :most].T.copy(), over, not_lowest)
-        rows["illegal"][:, :most] = asked.T
-        return rows, counts, faults
+    def _decided(self, episodes: Sequence[_Parsed]) -> Decided:
+        """The decisions of several episodes side by side; what is too long for one is cut."""
+        lengths = [len(episode.char) for episode in episodes]
+        most = min(max(lengths, default=0), self._core.state.history.shape[1])
+        out = Decided.empty(most, len(episodes))
+        for n, episode in enumerate(episodes):
+            for name in ("history", "cap", "char", "written", "illegal"):
+                taken = getattr(episode, name)[:most]
+                getattr(out, name)[: len(taken), n] = taken
+        out.counts[:] = lengths
+        return out
 
-    def _printed(
-        self, rows: npt.NDArray[Any], counts: npt.NDArray[np.int64], episodes: Sequence[Logged]
-    ) -> list[bytes]:
-        """The lines of each episode, run together."""
-        names = [(int(e.header.get("ep", 0)), int(e.header.get("env", 0))) for e in episodes]
-        count = len(names)
-        made = typesetter_of(self.world).lines(rows[:count], counts[:count], names)
-        if made is None:
-            return [
-                Taken(self.world, rows[n, : counts[n]], env).lines(ep)
-                for n, (ep, env) in enumerate(names)
-            ]
-        data, ends = made
-        return [data[a:b] for a, b in zip([0, *ends.tolist()], ends.tolist())]
+    def _run(self, headers: Sequence[Mapping[str, Any]], decided: Decided) -> Rerun:
+        """Step all episodes side by side."""
+        bans: dict[int, dict[str, list[int]]] = {}
+        for n, header in enumerate(headers):
+            for step, sha in header.get("bans", []):
+                bans.setdefault(step - 1, {}).setdefault(sha, []).append(n)
+        records = [self._records[header["record"]] for header in headers]
+        return rerun(self._core, records, decided, bans, self._banned)
 
-    def _faults(
-        self,
-        decided: Sequence[_Decisions],
-        illegal: npt.NDArray[np.bool_],
-        over: npt.NDArray[np.int64],
-        not_lowest: Mapping[int, int],
-    ) -> dict[int, Difference]:
-        found: dict[int, Difference] = {}
-        for n in np.flatnonzero(illegal.any(axis=0)).tolist():
-            t = int(illegal[:, n].argmax())
-            char = self.world.vocabulary.char(decided[n].char[t])
+    def _printed(self, made: Rerun, episodes: Sequence[Logged]) -> tuple[bytes, list[int]]:
+        """The lines of all episodes, run together, and where each episode's end."""
+        names = [(int(e.header["ep"]), int(e.header["env"])) for e in episodes]
+        fast = typesetter_of(self.world).lines(made.rows, made.counts, names)
+        if fast is not None:
+            return fast[0], fast[1].tolist()
+        slow = [
+            Taken(self.world, made.rows[n, : made.counts[n]], env).lines(ep)
+            for n, (ep, env) in enumerate(names)
+        ]
+        return b"".join(slow), np.cumsum([len(lines) for lines in slow]).tolist()
+
+    def _fault(
+        self, n: int, k: int, made: Rerun, decided: Decided, stopped: bool
+    ) -> Difference | None:
+        """What the mask or the end of the answer has against episode n, the k-th one stepped."""
+        illegal, lowest = int(made.illegal[k]), int(made.not_lowest[k])
+        if lowest >= 0 and (illegal < 0 or lowest < illegal):
+            text = "note is illegal, but `a` is not the legal character of the lowest id"
+            return Difference(n, lowest, "illegal", text, "note", "illegal")
+        if illegal >= 0:
+            char = self.world.vocabulary.char(int(decided.char[illegal, k]))
             what = f"a is {char!r}" if char else "the answer ends here"
             text = f"{what}, which the mask did not allow"
-            found[n] = Difference(n, t, "illegal", text, "a", char)
-        for n, t in not_lowest.items():
-            if n not in found or t < found[n].step:
-                text = "note is illegal, but `a` is not the legal character of the lowest id"
-                found[n] = Difference(n, t, "illegal", text, "note", "illegal")
-        for n, decisions in enumerate(decided):
-            count, end = len(decisions.char), int(over[n])
-            if n in found or (end == count - 1 and count) or (decisions.stop and end < 0):
-                continue
-            if end < 0:
-                text = f"the episode stops after step {count}, before its end"
-                found[n] = Difference(n, count - 1, "episode-stops", text)
-            else:
-                text = f"the episode goes on after step {end + 1}, which ended it"
-                found[n] = Difference(n, end + 1, "episode-runs-on", text)
-        return found
+            return Difference(n, illegal, "illegal", text, "a", char)
+        count, end = int(decided.counts[k]), int(made.over[k])
+        if (end == count - 1 and count) or (stopped and end < 0):
+            return None
+        if end < 0:
+            text = f"the episode stops after step {count}, before its end"
+            return Difference(n, count - 1, "episode-stops", text)
+        text = f"the episode goes on after step {end + 1}, which ended it"
+        return Difference(n, end + 1, "episode-runs-on", text)
 
     def _first_difference(
-        self, n: int, lines: bytes, rows: npt.NDArray[Any], logged: Logged
+        self,
+        n: int,
+        printed: bytes,
+        rows: npt.NDArray[Any],
+        header: Mapping[str, Any],
+        lines: Sequence[bytes],
     ) -> Difference:
-        both = zip(lines.splitlines(True), logged.lines)
+        both = zip(printed.splitlines(True), lines)
         t = next(t for t, (ours, theirs) in enumerate(both) if ours != theirs)
-        derived = columns(self.world, rows, logged.header["env"], logged.header["ep"])
+        derived = columns(self.world, rows, header["env"], header["ep"])
         values = {name: column[t] for name, column in derived.items()}
-        return compare(n, t, logged.lines[t], values)
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], lengths: npt.NDArray[np.int64], most: int
-) -> npt.NDArray[np.int32]:
-    """Rows of different lengths as columns, [most, lanes]; zeros behind."""
-    out = np.zeros((most, len(lengths)), np.int32)
-    for n, row in enumerate(rows):
-        out[: len(row), n] = row[:most]
-    return out
+        return compare(n, t, lines[t], values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,13 @@ class Logged:
     """
 
     header: Mapping[str, Any]
-    lines: Sequence[bytes]
+    data: bytes
     whole: bool = True
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Its step lines, newlines in them; cut anew each time that they are asked for."""
+        return io.BytesIO(self.data).readlines()
 
 
 @dataclass(frozen=True)

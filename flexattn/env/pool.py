@@ -1,15 +1,16 @@
-"""A whole run derived in batches: a deriver for each catalog version, several processes.
+"""A whole run derived in batches: a deriver for each catalog version, in several threads.
 
-Processes are forked, so that the tables are shared and nothing but lines and differences travels.
+What a deriver does is compiled and holds no interpreter lock. Tables are shared; what an episode
+changes, each thread has for itself.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from threading import Lock, local
 
 from flexattn.audit.story import Told
 from flexattn.audit.verify import Check
@@ -19,8 +20,6 @@ from flexattn.env.difference import Difference, Logged
 from flexattn.env.world import World
 from flexattn.errors import FlexAttnError
 from flexattn.lexicon.entries import Catalog
-
-_FORKED: list[Derivers] = []
 
 
 class Derivers:
@@ -39,28 +38,33 @@ class Derivers:
         self.world = world
         self.catalog_of = catalog_of
         self._generation = generation
-        self._derivers: dict[str, Deriver | GenerationDeriver] = {}
-        self._missing: dict[str, FlexAttnError] = {}
+        self._worlds: dict[str, World | FlexAttnError] = {world.catalog_sha256: world}
         self._bans: dict[str, tuple[str, ...]] = {}
+        self._lock = Lock()
+        self._here = local()
 
     def of(self, sha: str) -> Deriver | GenerationDeriver | None:
-        """The deriver under a catalog version, None where the run does not have it."""
-        if sha in self._missing:
-            return None
-        if sha not in self._derivers:
-            world = self.world
-            if sha != world.catalog_sha256:
-                try:
-                    world = world.with_catalog(self.catalog_of(sha))
-                except FlexAttnError as error:
-                    self._missing[sha] = error
-                    return None
-            self._derivers[sha] = (
+        """This thread's deriver under a catalog version, None where the run does not have it."""
+        mine: dict[str, Deriver | GenerationDeriver] = self._here.__dict__
+        if sha not in mine:
+            world = self._world_of(sha)
+            if isinstance(world, FlexAttnError):
+                return None
+            mine[sha] = (
                 GenerationDeriver(world)
                 if self._generation
                 else Deriver(world, bans_of=self._bans_of)
             )
-        return self._derivers[sha]
+        return mine[sha]
+
+    def _world_of(self, sha: str) -> World | FlexAttnError:
+        with self._lock:
+            if sha not in self._worlds:
+                try:
+                    self._worlds[sha] = self.world.with_catalog(self.catalog_of(sha))
+                except FlexAttnError as error:
+                    self._worlds[sha] = error
+            return self._worlds[sha]
 
     def _bans_of(self, sha: str) -> tuple[str, ...]:
         if sha not in self._bans:
@@ -82,33 +86,32 @@ class Derivers:
                 differences = deriver.check([batch[n] for n in places])
                 found += [replace(d, episode=places[d.episode]) for d in differences]
             else:
-                text = str(self._missing[sha])
+                text = str(self._world_of(sha))
                 found += [
                     Difference(n, -1, "catalog-unknown", text, "catalog", sha) for n in places
                 ]
         return found
 
     def over(self, workers: int) -> Check:
-        """`check` for a whole run, in this process or in several."""
+        """`check` for a whole run in so many threads, this one among them."""
         if workers < 2:
             return self.check_all
-        return lambda batches: self.check_pooled(batches, workers)
+        return lambda batches: self.check_aside(batches, workers - 1)
 
     def check_all(self, batches: Iterator[list[Told]]) -> Iterator[list[Difference]]:
         """`check` for one batch after the other."""
         for batch in batches:
             yield self.check(logged(batch))
 
-    def check_pooled(
-        self, batches: Iterator[list[Told]], workers: int
+    def check_aside(
+        self, batches: Iterator[list[Told]], threads: int
     ) -> Iterator[list[Difference]]:
-        """The same in several processes; answers in the batches' order, few batches waiting."""
-        _FORKED[:] = [self]
+        """The same in threads besides; answers in the batches' order, few batches waiting."""
         running: deque[Future[list[Difference]]] = deque()
-        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        with ThreadPoolExecutor(threads, "flexattn-derive") as pool:
             for batch in batches:
-                running.append(pool.submit(_check_forked, logged(batch)))
-                while len(running) > 2 * workers:
+                running.append(pool.submit(self.check, logged(batch)))
+                while len(running) > 2 * threads:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
@@ -116,8 +119,4 @@ class Derivers:
 
 def logged(batch: Sequence[Told]) -> list[Logged]:
     """What a deriver needs of episodes."""
-    return [Logged(told.header, told.lines, told.whole) for told in batch]
-
-
-def _check_forked(batch: Sequence[Logged]) -> list[Difference]:
-    return _FORKED[0].check(batch)
+    return [Logged(told.header, told.data, told.whole) for told in batch]

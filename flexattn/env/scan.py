@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
+from flexattn.env.rerun import Decided
 from flexattn.env.vocabulary import END, SPECIALS
 from flexattn.env.world import World
 from flexattn.lexicon.compiled import compiled
@@ -40,16 +44,21 @@ class Scanner:
         self._caps = _places(settings.hit_cap_chars)
         self._points = world.vocabulary.by_point
 
-    def read(self, lines: Sequence[bytes]) -> npt.NDArray[np.int32] | None:
-        """Indices and ids, [5, T]: history, cap, char, written (-1: char itself), illegal (0, 1).
+    def read(self, episodes: Sequence[bytes], room: int) -> Decided:
+        """What episodes say was decided.
 
-        Returns: None where a line isn't laid out as a writer lays it out.
+        Args:
+          episodes: the step lines of each.
+          room: steps that an episode may have.
+
+        Returns: `counts` is -1 for an episode of more steps, and where a line isn't laid out as a
+          writer lays it out.
         """
-        ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)))
-        out = np.empty((5, len(lines)), np.int32)
-        data = np.frombuffer(b"".join([*lines, _PADDING]), np.uint8)
-        fits = _read_all(data, ends, self._histories, self._caps, self._points, out)
-        return out if fits else None
+        ends = np.cumsum(np.fromiter(map(len, episodes), np.int64, len(episodes)))
+        data = np.frombuffer(b"".join([*episodes, _PADDING]), np.uint8)
+        out = Decided.empty(room, len(episodes))
+        _read_all(data, ends, self._histories, self._caps, self._points, *out)
+        return out
 
 
 def _places(choices: Sequence[int]) -> npt.NDArray[np.int32]:
@@ -117,25 +126,69 @@ def _tail(data: Any, start: Any, end: Any) -> Any:
     return np.int64(-1)
 
 
+def _next_newline(typing: Any, data: Any, at: Any) -> Any:
+    """Bytes before the first newline in data[at : at + 64], 64 where there is none.
+
+    Inside compiled functions only; all the 64 bytes must be there.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        octets = ir.VectorType(ir.IntType(8), 64)
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        found = builder.load(builder.bitcast(place, octets.as_pointer()))
+        found.align = 1
+        same = builder.icmp_unsigned("==", found, ir.Constant(octets, [_NEWLINE] * 64))
+        mask = builder.bitcast(same, ir.IntType(64))
+        return builder.cttz(mask, ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(data, types.intp), generate
+
+
+next_newline: Any = intrinsic(_next_newline)
+
+
 @compiled()
-def _read_all(data: Any, ends: Any, histories: Any, caps: Any, points: Any, out: Any) -> Any:
-    """Fill `out` from every line; False where one is laid out in another way."""
-    start = np.int64(0)
-    for t in range(ends.shape[0]):
-        end = ends[t]
-        _, at = _whole(data, _behind(data, start, _STEP))
-        lh, at = _whole(data, _behind(data, at, _LH))
-        lp, at = _whole(data, _behind(data, at, _LP))
-        char, at = _character(data, _behind(data, at, _A), points)
-        if _behind(data, at, _SEG) < 0 or lh >= histories.shape[0] or lp >= caps.shape[0]:
-            return False
-        _, at = _whole(data, _tail(data, start, end))
-        written, behind = _character(data, _behind(data, at, _W), points)
-        if behind >= 0:
-            at = behind
-        out[0, t], out[1, t], out[2, t], out[3, t] = histories[lh], caps[lp], char, written
-        out[4, t] = _behind(data, at, _ILLEGAL) >= 0
-        if out[0, t] < 0 or out[1, t] < 0 or at < 0:
-            return False
-        start = end
-    return True
+def _line_end(data: Any, at: Any, stop: Any) -> Any:
+    """The place behind the next newline before `stop`, -1 for none; 64 bytes follow `stop`."""
+    while at < stop:
+        ahead = next_newline(data, at)
+        if ahead < 64:
+            return np.int64(at + ahead + 1) if at + ahead < stop else np.int64(-1)
+        at += 64
+    return np.int64(-1)
+
+
+@compiled()
+def _read_all(
+    data: Any, ends: Any, histories: Any, caps: Any, points: Any,
+    history: Any, cap: Any, char: Any, written: Any, illegal: Any, counts: Any,
+) -> None:  # fmt: skip
+    """Fill the columns of every episode."""
+    stop = np.int64(0)
+    for n in range(ends.shape[0]):
+        start, stop = stop, ends[n]
+        t = 0
+        while t >= 0 and start < stop:
+            end = _line_end(data, start, stop)
+            if end < 0 or t == char.shape[0]:
+                t = -1
+                break
+            _, at = _whole(data, _behind(data, start, _STEP))
+            lh, at = _whole(data, _behind(data, at, _LH))
+            lp, at = _whole(data, _behind(data, at, _LP))
+            a, at = _character(data, _behind(data, at, _A), points)
+            fits = _behind(data, at, _SEG) >= 0
+            _, at = _whole(data, _tail(data, start, end))
+            w, behind = _character(data, _behind(data, at, _W), points)
+            if behind >= 0:
+                at = behind
+            fits = fits and at >= 0 and lh < histories.shape[0] and lp < caps.shape[0]
+            if not fits or histories[lh] < 0 or caps[lp] < 0:
+                t = -1
+                break
+            history[t, n], cap[t, n], char[t, n], written[t, n] = histories[lh], caps[lp], a, w
+            illegal[t, n] = _behind(data, at, _ILLEGAL) >= 0
+            start = end
+            t += 1
+        counts[n] = t

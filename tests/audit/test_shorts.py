@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from flexattn.audit.shorts import FEW_LINES, LANES, shorts
+from flexattn.audit.sha256 import LANES
+from flexattn.audit.shorts import FEW_LINES, shorts
 
 
 def by_hashlib(data: bytes) -> bytes:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 from rows_of_steps import rows_of
@@ -25,6 +24,20 @@ def world() -> World:
     return World.from_case(CASE)
 
 
+ROOM = 256
+
+
+def read(scanner: Scanner, *episodes: bytes) -> list[list[tuple[int, ...]] | None]:
+    """What each episode decided, a tuple for each step; None where the scanner gives up."""
+    decided = scanner.read(episodes, ROOM)
+    return [
+        None
+        if count < 0
+        else [tuple(col[t, n].item() for col in decided[:5]) for t in range(count)]
+        for n, count in enumerate(decided.counts.tolist())
+    ]
+
+
 def lines_of(world: World, seed: int) -> list[bytes]:
     rows = rows_of(world, 200, seed)
     rows["char"][rows["char"] < 3] = 1
@@ -35,16 +48,16 @@ def lines_of(world: World, seed: int) -> list[bytes]:
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_read_is_what_a_json_parser_reads(world: World, seed: int) -> None:
     lines = lines_of(world, seed)
-    read = Scanner(world).read(lines)
-    assert read is not None
+    (decided,) = read(Scanner(world), b"".join(lines))
+    assert decided is not None
     settings, ids = world.settings, {"": 1, **world.vocabulary.ids}
-    for line, (history, cap, char, written, illegal) in zip(lines, read.T.tolist(), strict=True):
+    for line, (history, cap, char, written, illegal) in zip(lines, decided, strict=True):
         step = orjson.loads(line)
         assert settings.history_chars[history] == step["Lh"]
         assert settings.hit_cap_chars[cap] == step["Lp"]
         assert ids[step["a"]] == char
         assert (ids[step["w"]] if "w" in step else -1) == written
-        assert (step.get("note") == "illegal") == bool(illegal)
+        assert (step.get("note") == "illegal") == illegal
 
 
 @pytest.mark.parametrize(
@@ -67,7 +80,19 @@ def test_what_is_read_is_what_a_json_parser_reads(world: World, seed: int) -> No
 )  # fmt: skip
 def test_anything_unusual_is_left_to_the_slow_way(world: World, change: Any) -> None:
     lines = lines_of(world, 1)[:4]
-    assert Scanner(world).read([*lines[:3], change(lines[3])]) is None
+    odd, sound = b"".join([*lines[:3], change(lines[3])]), b"".join(lines)
+    found = read(Scanner(world), sound, odd, b"", sound)
+    assert found[1] is None
+    assert found[0] == found[3] != []
+    assert found[2] == []
+
+
+def test_an_episode_may_be_as_long_as_there_is_room_and_no_longer(world: World) -> None:
+    lines = (lines_of(world, 1) * 2)[: ROOM + 1]
+    short, long = read(Scanner(world), b"".join(lines[:ROOM]), b"".join(lines))
+    assert short is not None
+    assert len(short) == ROOM
+    assert long is None
 
 
 def test_damaged_lines_are_read_as_something_possible_or_not_at_all(world: World) -> None:
@@ -76,10 +101,9 @@ def test_damaged_lines_are_read_as_something_possible_or_not_at_all(world: World
         data = bytearray(rng.choice(lines))
         for _ in range(rng.randrange(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
-        read = scanner.read([bytes(data[: rng.randrange(1, len(data) + 1)])])
-        if read is not None:
-            assert (read[:2] >= 0).all()
-            assert (read[0] < len(world.settings.history_chars)).all()
-            assert (read[1] < len(world.settings.hit_cap_chars)).all()
-            assert (read[2:4] < world.vocabulary.alphabet).all()
-            assert np.isin(read[4], (0, 1)).all()
+        (decided,) = read(scanner, bytes(data[: rng.randrange(1, len(data) + 1)]) + b"\n")
+        for history, cap, char, written, _ in decided or ():
+            assert 0 <= history < len(world.settings.history_chars)
+            assert 0 <= cap < len(world.settings.hit_cap_chars)
+            assert 0 <= char < world.vocabulary.alphabet
+            assert -1 <= written < world.vocabulary.alphabet
