@@ -23,10 +23,10 @@ from flexattn.audit.verify import verify
 from flexattn.audit.writer import RunLog
 from flexattn.bench import Row
 from flexattn.config import dump_config
+from flexattn.derivation import derivers_of
 from flexattn.domain import Domain
 from flexattn.env.collect import EpisodeSteps, Taken
 from flexattn.env.core import Core
-from flexattn.replay import derivers_of
 
 Episodes = list[tuple[dict[str, Any], Taken]]
 LANES = 64

@@ -16,7 +16,8 @@ The way through the house, and who lives where:
     generation  strategies, answers, their log
     memory      unused pages go back           live        new catalogs for a running training
     raw         raw tables become a corpus     diagnostics  what the heads do
-    values      what each choice was worth
+    values      what each choice was worth     derivation  numbers derived again
+    views       episodes for people to look at
 
 Verbs, each `python -m flexattn.<verb>`: train, generate, replay, report, catalog, bench.
 """

@@ -19,6 +19,7 @@ from flexattn import replay  # noqa: E402
 from flexattn.audit.findings import CODES  # noqa: E402
 from flexattn.audit.folder import RunFolder  # noqa: E402
 from flexattn.audit.verify import Check, Report, verify  # noqa: E402
+from flexattn.derivation import derivers_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def check(sound: Path) -> Check:
 
 
 def golden_check(folder: Path) -> Check:
-    return replay.derivers_of(RunFolder.open(folder)).check_all
+    return derivers_of(RunFolder.open(folder)).check_all
 
 
 @pytest.fixture
@@ -198,10 +199,10 @@ def _reword(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_workers_find_the_same_as_one_process(
+def test_several_threads_find_the_same_as_one(
     log: Log, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(replay, "POOL_FROM_BYTES", 0)
+    monkeypatch.setattr(replay, "THREADS_FROM_BYTES", 0)
     BREAKS[0].do(log)
     log.save()
     assert replay.main([str(log.folder), "--workers", "2"]) == 1

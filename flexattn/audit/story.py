@@ -7,7 +7,7 @@ finding. It knows no file but by name, and holds one open episode at a time.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -235,22 +235,3 @@ class Story:
 def _short(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text[:8] if len(text) == 64 else text[:60]
-
-
-def episodes_of(
-    parts: Iterable[Segment], run: Mapping[str, Any], wanted: Callable[[Mapping[str, Any]], bool]
-) -> Iterator[Told]:
-    """The episodes of a log whose header is `wanted`; what is out of place is passed over."""
-    story = Story(run, every_episode=False)
-    for segment in parts:
-        yield from (told for told in story.follow(segment) if wanted(told.header))
-    yield from (told for told in story.close(False) if wanted(told.header))
-
-
-def parsed_step(line: bytes) -> dict[str, Any] | None:
-    """The values of a step line that keeps to its schema, else None."""
-    try:
-        value = orjson.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and defect(value) is None else None

@@ -15,7 +15,7 @@ from flexattn.audit.schema import TRAIN_FIELDS
 from flexattn.audit.verify import Report
 
 SETTINGS = {"history_chars": [2, 4], "hit_cap_chars": [3, 6], "semantic_gate": 0.75, "eta1": 0.15,
-            "eta2": 1.0}  # fmt: skip
+            "eta2": 1.0, "bonus": "gated"}  # fmt: skip
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -39,10 +39,12 @@ def an_episode(ep: int, size: int, **changes: Any) -> dict[str, Any]:
     return page_episode(header, steps, ("r/steps-00000.jsonl", 2), "茶叶。", [[0.0, 0.1]] * size)
 
 
-def a_page(episodes: list[dict[str, Any]], findings: list[Finding] | None = None) -> str:
+def a_page(
+    episodes: list[dict[str, Any]], findings: list[Finding] | None = None, **settings: Any
+) -> str:
     report = Report("r", "train", findings=findings or [], lines=9, steps=7, numbers=True)
     entries = {"0" * 64: {"茶叶": {"id": 5, "term": "茶叶", "df": 3}}}
-    return page(report, episodes, entries, SETTINGS)
+    return page(report, episodes, entries, {**SETTINGS, **settings})
 
 
 def test_a_page_needs_no_other_file_and_no_network() -> None:
@@ -94,15 +96,30 @@ def test_a_browser_shows_the_answer_its_hits_and_its_findings(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("bonus", "marks"), [("gated", 3), ("hard", 0)])
+def test_a_hard_bonus_has_no_gate_that_could_be_open_or_shut(
+    tmp_path: Path, bonus: str, marks: int
+) -> None:
+    dom = dom_of(a_page([an_episode(0, 12)], bonus=bonus), tmp_path)
+    table = dom.partition('id="hits"')[2].partition("</table>")[0]
+    assert table.count("shut, below 0.75") == marks
+    assert table.count("<th>gate</th>") == (marks > 0)
+    assert dom.count("hits and gate</h2>") == (marks > 0)
+
+
+@pytest.mark.slow
 def test_ten_thousand_steps_are_filtered_and_scrolled_within_a_frame_or_two(tmp_path: Path) -> None:
     text = a_page([an_episode(n, 100) for n in range(100)])
     timing = """<script>
-      const t0 = performance.now(); document.getElementById("term").value = "茶叶"; filter();
-      const t1 = performance.now(); const rows = document.getElementById("rows");
-      for (let i = 0; i < 50; i++) { rows.scrollTop = i * 700; paint(); }
-      const t2 = performance.now(); for (let i = 0; i < 20; i++) open(i, 5);
-      const t3 = performance.now();
-      document.body.dataset.times = [t1 - t0, (t2 - t1) / 50, (t3 - t2) / 20].join(" ");
+      const rows = document.getElementById("rows"), term = document.getElementById("term");
+      const median = (turns, job) => { const took = [];
+        for (let i = 0; i < turns; i++) { const t = performance.now(); job(i); document.body.offsetHeight;
+          took.push(performance.now() - t); }
+        return took.sort((a, b) => a - b)[turns >> 1]; };
+      document.body.dataset.times = [
+        median(5, i => { term.value = i % 2 ? "" : "茶叶"; filter(); }),
+        median(50, i => { rows.scrollTop = i * 700; paint(); }),
+        median(20, i => open(i, 5)) ].join(" ");
     </script></body>"""
     dom = dom_of(text.replace("</body>", timing), tmp_path)
     found = re.search(r'data-times="([^"]*)"', dom)

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import orjson
 import pytest
 
 from flexattn import jsontext
+from flexattn.audit.episodes import episodes_of
 from flexattn.audit.folder import RunFolder
-from flexattn.audit.reader import segments
-from flexattn.audit.story import episodes_of
 from flexattn.config import parse_config
 from flexattn.corpus import parse_corpus
 from flexattn.env.reference import Domain, common, second_opinion
@@ -30,9 +28,8 @@ def domain_of(folder: RunFolder, sha: str) -> Domain:
 def test_the_definition_gives_every_number_of_the_golden_log() -> None:
     folder = RunFolder.open(GOLDEN)
     count = 0
-    for told in episodes_of(segments(folder.step_files()), folder.run_fields(), lambda _: True):
+    for told, steps in episodes_of(folder):
         domain = domain_of(folder, told.header["catalog"])
-        steps = [orjson.loads(line) for line in told.lines]
         assert second_opinion(domain, told.header["record"], steps) is None
         count += len(steps)
     assert count == 380
@@ -41,8 +38,7 @@ def test_the_definition_gives_every_number_of_the_golden_log() -> None:
 @pytest.mark.parametrize("name", ["idf", "sim", "ler", "base", "reward", "n_legal", "seg", "a"])
 def test_the_definition_names_the_first_step_that_parts(name: str) -> None:
     folder = RunFolder.open(GOLDEN)
-    told = next(episodes_of(segments(folder.step_files()), folder.run_fields(), lambda _: True))
-    steps = [orjson.loads(line) for line in told.lines]
+    told, steps = next(episodes_of(folder))
     steps[4][name] = steps[4][name] + (1 if type(steps[4][name]) is not str else "龘")
     domain = domain_of(folder, told.header["catalog"])
     found = second_opinion(domain, told.header["record"], steps)
