@@ -21,6 +21,7 @@ from flexattn.domain import Domain
 from flexattn.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
+PATHS = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 SMALL = (
     "run.name=small", "agent.hidden=16", "agent.char_dim=32", "attention.heads=2",
     "attention.kv_heads=2", "train.device=cpu", "attention.impl=reference",
@@ -93,7 +94,7 @@ def test_a_small_run_trains_each_character_once_and_its_log_is_sound(tmp_path: P
 
     ran = subprocess.run(
         [sys.executable, __file__, str(tmp_path)],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": PATHS},
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]

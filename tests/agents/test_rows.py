@@ -18,6 +18,7 @@ from flexattn.agents import losses
 from flexattn.agents.masked import entropy, masked_log_softmax
 
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 CHOICES, STATES, ACTIONS = 3, 7, 128
 
 
@@ -78,7 +79,7 @@ def agree(device: str) -> None:
 def test_interpreted_rows_have_the_values_and_gradients_of_the_formulas() -> None:
     ran = subprocess.run(
         [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": PATHS},
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]

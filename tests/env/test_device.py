@@ -23,6 +23,7 @@ from flexattn.env.world import World
 
 STATE = ("record", "t", "pointer", "covered", "automaton", "n_legal", "widened", "done")
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
 def differences(
@@ -131,7 +132,7 @@ def main() -> None:
 def test_the_interpreted_step_has_the_cores_numbers_and_decisions() -> None:
     ran = subprocess.run(
         [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": PATHS},
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
