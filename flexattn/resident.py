@@ -33,7 +33,7 @@ from flexattn.display import Display
 from flexattn.env.collect import EpisodeSteps
 from flexattn.env.core import Core
 from flexattn.env.world import World
-from flexattn.errors import CheckpointError, ConfigError
+from flexattn.errors import ConfigError
 from flexattn.evaluation.metrics import is_cjk
 
 FIGURES_EVERY = 20  # steps
@@ -207,20 +207,12 @@ class ResidentTraining:
 
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
         """Write a checkpoint; the stream is no part of it, its environments begin anew."""
-        learner = self.learner
-        tensors = {
-            **checkpoints.module_tensors("actor", learner.actor),
-            **checkpoints.module_tensors("critics", learner.critics),
-            **checkpoints.module_tensors("target", learner.target),
-            **checkpoints.optimiser_tensors("actor_optimiser", learner.actor_optimiser),
-            **checkpoints.optimiser_tensors("critic_optimiser", learner.critic_optimiser),
-            "log_alpha": learner.log_alpha,
-        }
         state = {
             "log": self._log.position() if self._log is not None else None,
             "characters": self.characters, "seed": self.config.seed,
             "catalog": self.world.catalog_sha256, **extra,
         }  # fmt: skip
+        tensors = checkpoints.learner_tensors(self.learner)
         return checkpoints.save(
             folder, self.step, tensors, state, self.config.train.keep_checkpoints
         )
@@ -230,22 +222,12 @@ class ResidentTraining:
 
         Raises: CheckpointError where it does not fit the configuration.
         """
-        learner = self.learner
-        try:
-            learner.actor.load_state_dict(saved.module("actor"))
-            learner.critics.load_state_dict(saved.module("critics"))
-            learner.target.load_state_dict(saved.module("target"))
-            rates = [group["lr"] for group in learner.actor_optimiser.param_groups]
-            checkpoints.restore_optimiser("actor_optimiser", learner.actor_optimiser, saved)
-            checkpoints.restore_optimiser("critic_optimiser", learner.critic_optimiser, saved)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint step {saved.step} does not fit config.yaml: "
-                f"{str(error).splitlines()[0]}"
-            ) from None
-        for group, rate in zip(learner.actor_optimiser.param_groups, rates):
+        optimiser = self.learner.actor_optimiser
+        rates = [group["lr"] for group in optimiser.param_groups]
+        with checkpoints.fitting(saved):
+            checkpoints.restore_learner(self.learner, saved)
+        for group, rate in zip(optimiser.param_groups, rates):
             group["lr"] = rate  # the dials again
-        learner.log_alpha.copy_(saved.tensors["log_alpha"])
         self.step, self._before = saved.step, saved.state["characters"]
 
     def resume_catalogs(self, saved: Checkpoint | None) -> None:

@@ -33,7 +33,7 @@ from flexattn.diagnostics import Diagnostics
 from flexattn.display import Display
 from flexattn.env.core import Core
 from flexattn.env.world import World
-from flexattn.errors import CheckpointError, ConfigError
+from flexattn.errors import ConfigError
 from flexattn.evaluation.metrics import is_cjk
 from flexattn.experience import Rollout, write_answers
 from flexattn.live import LiveCatalogs
@@ -389,16 +389,10 @@ class Training:
 
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
         """Write a checkpoint; all log lines before it are on the disk first."""
-        learner = self.learner
         tensors: dict[str, torch.Tensor | np.ndarray] = {
-            **checkpoints.module_tensors("actor", learner.actor),
-            **checkpoints.module_tensors("critics", learner.critics),
-            **checkpoints.module_tensors("target", learner.target),
-            **checkpoints.optimiser_tensors("actor_optimiser", learner.actor_optimiser),
-            **checkpoints.optimiser_tensors("critic_optimiser", learner.critic_optimiser),
+            **checkpoints.learner_tensors(self.learner),
             **checkpoints.array_tensors("agent_buffer", self.agent_buffer.store.arrays()),
             **checkpoints.array_tensors("demo_buffer", self.demo_buffer.store.arrays()),
-            "log_alpha": learner.log_alpha,
             "order": torch.from_numpy(self.teacher_answers.order.copy()),
             "generator": self.generator.get_state(),
         }
@@ -423,22 +417,12 @@ class Training:
 
         Raises: CheckpointError where it does not fit the configuration.
         """
-        learner, state = self.learner, saved.state
-        try:
-            learner.actor.load_state_dict(saved.module("actor"))
-            learner.critics.load_state_dict(saved.module("critics"))
-            learner.target.load_state_dict(saved.module("target"))
-            checkpoints.restore_optimiser("actor_optimiser", learner.actor_optimiser, saved)
-            checkpoints.restore_optimiser("critic_optimiser", learner.critic_optimiser, saved)
+        state = saved.state
+        with checkpoints.fitting(saved):
+            checkpoints.restore_learner(self.learner, saved)
             checkpoints.restore_arrays("agent_buffer", self.agent_buffer.store.arrays(), saved)
             checkpoints.restore_arrays("demo_buffer", self.demo_buffer.store.arrays(), saved)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint step {saved.step} does not fit config.yaml: "
-                f"{str(error).splitlines()[0]}"
-            ) from None
         self.agent_buffer.added, self.demo_buffer.added = state["added"]
-        learner.log_alpha = saved.tensors["log_alpha"].to(self.device)
         self.teacher_answers.order = saved.tensors["order"].numpy()
         self.rng.bit_generator.state = state["rng"]
         self.step, self.characters, self.rejected = (

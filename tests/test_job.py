@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,11 @@ def run(place: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore")  # TensorBoard's own
 def test_tensorboard_shows_training_and_evaluation_each_step_once_after_a_resume(
-    place: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, run: Path, interrupt: Callable[..., int]
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    steps = Training.run
-
-    def stopped(self: Training):  # type: ignore[no-untyped-def]
-        for step in steps(self):
-            yield step
-            if step == 27:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(Training, "run", stopped)
     board = ["--set", "train.tensorboard=true", "--set", "train.evaluate_every=10"]
-    assert train.main(words(place, *board, name="board")) == 130
-    monkeypatch.setattr(Training, "run", steps)
+    assert interrupt(Training, 28, words(place, *board, name="board")) == 130
     torn = place / "board"
     assert train.main(["--plain", "--resume", str(torn)]) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,19 +177,9 @@ def test_a_ring_of_keys_answers_like_a_window_of_history(run: Path) -> None:
 
 @pytest.mark.parametrize("stop_at", [4, 9, 13])
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    corpus: Path, run: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, run: Path, tmp_path: Path, stop_at: int, interrupt: Callable[..., int]
 ) -> None:
-    steps = Training.run
-
-    def stopped(self: Training):  # type: ignore[no-untyped-def]
-        for step in steps(self):
-            if step == stop_at:
-                raise KeyboardInterrupt
-            yield step
-
-    monkeypatch.setattr(Training, "run", stopped)
-    assert train.main(_arguments(corpus, tmp_path)) == 130
-    monkeypatch.setattr(Training, "run", steps)
+    assert interrupt(Training, stop_at, _arguments(corpus, tmp_path)) == 130
     torn = tmp_path / "smoke"
     assert train.main(["--plain", "--resume", str(torn)]) == 0
     assert _weights(torn) == _weights(run)

@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError
@@ -144,6 +145,63 @@ def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, checkpoint: C
     described = optimiser.state_dict()
     described["state"] = entries
     optimiser.load_state_dict(described)
+
+
+class Learner(Protocol):
+    """What every learner keeps; `Any` where each has networks of its own.
+
+    Attributes:
+      actor: the network that decides.
+      critics: the networks that judge.
+      target: their slow copy.
+      actor_optimiser: Adam.
+      critic_optimiser: Adam.
+      log_alpha: log temperatures of the heads.
+    """
+
+    actor: Any
+    critics: Any
+    target: Any
+    actor_optimiser: torch.optim.Adam
+    critic_optimiser: torch.optim.Adam
+    log_alpha: Tensor
+
+
+def learner_tensors(learner: Learner) -> dict[str, Any]:
+    """Everything that a learner needs to go on as if it had never stopped."""
+    return {
+        **module_tensors("actor", learner.actor),
+        **module_tensors("critics", learner.critics),
+        **module_tensors("target", learner.target),
+        **optimiser_tensors("actor_optimiser", learner.actor_optimiser),
+        **optimiser_tensors("critic_optimiser", learner.critic_optimiser),
+        "log_alpha": learner.log_alpha,
+    }
+
+
+def restore_learner(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Put back what `learner_tensors` took; call it under `fitting`."""
+    learner.actor.load_state_dict(checkpoint.module("actor"))
+    learner.critics.load_state_dict(checkpoint.module("critics"))
+    learner.target.load_state_dict(checkpoint.module("target"))
+    restore_optimiser("actor_optimiser", learner.actor_optimiser, checkpoint)
+    restore_optimiser("critic_optimiser", learner.critic_optimiser, checkpoint)
+    learner.log_alpha.detach().copy_(checkpoint.tensors["log_alpha"])
+
+
+@contextmanager
+def fitting(checkpoint: Checkpoint) -> Iterator[None]:
+    """What a checkpoint holds goes into what the configuration made.
+
+    Raises: CheckpointError where it does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint step {checkpoint.step} does not fit config.yaml: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
 
 
 def array_tensors(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

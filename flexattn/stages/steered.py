@@ -228,15 +228,9 @@ class SteeredTraining:
 
     def save(self, folder: Path, extra: dict[str, Any]) -> Path:
         """Write a checkpoint; all log lines before it are on the disk first."""
-        learner = self.learner
         tensors: dict[str, Any] = {
-            **checkpoints.module_tensors("actor", learner.actor),
-            **checkpoints.module_tensors("critics", learner.critics),
-            **checkpoints.module_tensors("target", learner.target),
-            **checkpoints.optimiser_tensors("actor_optimiser", learner.actor_optimiser),
-            **checkpoints.optimiser_tensors("critic_optimiser", learner.critic_optimiser),
+            **checkpoints.learner_tensors(self.learner),
             **checkpoints.array_tensors("buffer", self.buffer.arrays),
-            "log_alpha": learner.log_alpha,
             "generator": self.generator.get_state(),
         }
         state = {
@@ -259,21 +253,11 @@ class SteeredTraining:
 
         Raises: CheckpointError where it does not fit the configuration.
         """
-        learner, state = self.learner, saved.state
-        try:
-            learner.actor.load_state_dict(saved.module("actor"))
-            learner.critics.load_state_dict(saved.module("critics"))
-            learner.target.load_state_dict(saved.module("target"))
-            checkpoints.restore_optimiser("actor_optimiser", learner.actor_optimiser, saved)
-            checkpoints.restore_optimiser("critic_optimiser", learner.critic_optimiser, saved)
+        state = saved.state
+        with checkpoints.fitting(saved):
+            checkpoints.restore_learner(self.learner, saved)
             checkpoints.restore_arrays("buffer", self.buffer.arrays, saved)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint step {saved.step} does not fit config.yaml: "
-                f"{str(error).splitlines()[0]}"
-            ) from None
         self.buffer.added = state["added"]
-        learner.log_alpha = saved.tensors["log_alpha"].to(self.device)
         self.rng.bit_generator.state = state["rng"]
         self.step, self.characters = saved.step, state["characters"]
         # restored last, since building the parts above may draw

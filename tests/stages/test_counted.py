@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,19 +103,9 @@ def test_its_checkpoint_holds_a_table_that_can_be_read(run: Path) -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 4])
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    corpus: Path, run: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, run: Path, tmp_path: Path, stop_at: int, interrupt: Callable[..., int]
 ) -> None:
-    steps = CountedTraining.run
-
-    def stopped(self: CountedTraining):  # type: ignore[no-untyped-def]
-        for step in steps(self):
-            if step == stop_at:
-                raise KeyboardInterrupt
-            yield step
-
-    monkeypatch.setattr(CountedTraining, "run", stopped)
-    assert train.main(words(corpus, tmp_path)) == 130
-    monkeypatch.setattr(CountedTraining, "run", steps)
+    assert interrupt(CountedTraining, stop_at, words(corpus, tmp_path)) == 130
     torn = tmp_path / "stage_a"
     assert train.main(["--plain", "--resume", str(torn)]) == 0
     for name in ("steps-00000.jsonl", "evaluations.jsonl"):

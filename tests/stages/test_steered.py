@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,19 +79,10 @@ def test_it_answers_and_the_answer_can_be_replayed(
 
 @pytest.mark.parametrize("stop_at", [2, 8])
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
-    corpus: Path, run: Path, tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, run: Path, tmp_path: Path, stop_at: int, interrupt: Callable[..., int]
 ) -> None:
-    steps = SteeredTraining.run
-
-    def stopped(self: SteeredTraining):  # type: ignore[no-untyped-def]
-        for step in steps(self):
-            if step == stop_at:
-                raise KeyboardInterrupt
-            yield step
-
-    monkeypatch.setattr(SteeredTraining, "run", stopped)
-    assert train.main(words(corpus, tmp_path, "b", "train.sac_steps=9")) == 130
-    monkeypatch.setattr(SteeredTraining, "run", steps)
+    asked = words(corpus, tmp_path, "b", "train.sac_steps=9")
+    assert interrupt(SteeredTraining, stop_at, asked) == 130
     torn = tmp_path / "stage_b"
     assert train.main(["--plain", "--resume", str(torn)]) == 0
     newest = [
