@@ -16,7 +16,8 @@ from rich.status import Status
 from rich.table import Table
 
 from flexattn import jsontext
-from flexattn.config import resolve_path
+from flexattn.audit.folder import CONFIG
+from flexattn.config import load_config, resolve_path
 from flexattn.corpus import Corpus, load_corpus, parse_corpus
 from flexattn.errors import CatalogError, command
 from flexattn.lexicon.banned import find_banned, fold
@@ -444,6 +445,12 @@ def _diff(args: argparse.Namespace) -> int:
 def _swap(args: argparse.Namespace) -> int:
     new = resolve_path(args.new)
     key = read_key(resolve_path(args.key)) if args.key else None
+    settings = Path(args.run) / CONFIG
+    if settings.is_file() and load_config(settings).train.device == "cuda":
+        raise CatalogError(
+            f"{args.run}: was begun on a GPU, where a run keeps its catalog to the end; begin one "
+            f"with --set lexicon.catalog={args.new}"
+        )
     catalog = deliver(new, args.run, key)
     print(
         f"{inbox_of(args.run) / new.name}: version {catalog.version}, "

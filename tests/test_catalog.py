@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flexattn.catalog import main
+from flexattn.config import dump_config, load_config
 from flexattn.corpus import load_corpus
 from flexattn.lexicon.build import build_catalog, document_frequencies, propose_terms
 from flexattn.lexicon.entries import load_catalog, parse_catalog
@@ -247,6 +248,19 @@ def test_swap_puts_a_sound_version_into_the_inbox_of_a_run(
     (folder / "out.json").write_text("{}", encoding="utf-8")
     assert main(["swap", "out.json", "--run", "."]) == 2
     assert load_catalog(folder / "catalogs/inbox/out.json").version == "1"
+
+
+def test_a_run_on_a_gpu_takes_no_new_version_and_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build() == 0
+    (folder / "catalogs").mkdir()
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    settings = load_config("configs/medical.yaml", ["train.device=cuda"])
+    (folder / "config.yaml").write_text(dump_config(settings), encoding="utf-8")
+    assert main(["swap", "out.json", "--run", "."]) == 2
+    assert "begin one with --set lexicon.catalog=out.json" in capsys.readouterr().err
+    assert not (folder / "catalogs/inbox").exists()
 
 
 class TestMedicalWeights:
