@@ -27,8 +27,8 @@ from flexattn.agents.decision import Choose, Decision, nothing
 from flexattn.agents.masked import entropy, sample
 from flexattn.agents.twins import TwinLinear, follow
 from flexattn.config import AgentSection
+from flexattn.env.settings import Settings
 from flexattn.env.spec import Observation
-from flexattn.env.world import Settings
 from flexattn.errors import MaskError
 
 CHAR_DIM = 16

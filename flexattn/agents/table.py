@@ -18,8 +18,8 @@ import numpy.typing as npt
 from flexattn.agents.counting import OPENNESS, CountingModel, Writing
 from flexattn.agents.decision import Choose, Decision, nothing
 from flexattn.env.reward import length_costs
+from flexattn.env.settings import Settings
 from flexattn.env.spec import Observation
-from flexattn.env.world import Settings
 from flexattn.errors import CheckpointError, MaskError
 
 Ids = npt.NDArray[np.int32]

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from flexattn.corpus import Record
-from flexattn.env.world import Settings
+from flexattn.env.settings import Settings
 from flexattn.lexicon.banned import fold
 from flexattn.lexicon.entries import PUNCTUATION, Catalog
 from flexattn.lexicon.reference import gram_weights, grams, longest_capped_hit, similarity

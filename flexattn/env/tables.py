@@ -7,21 +7,21 @@ behind one another.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flexattn.corpus import Record
 from flexattn.env.reward import length_costs
+from flexattn.env.settings import Settings
 from flexattn.env.vocabulary import UNK, Vocabulary
 from flexattn.lexicon.compiled import compiled
+from flexattn.lexicon.entries import Catalog
 from flexattn.lexicon.gate import GramTable, gram_weight, pair_count, saturation
 from flexattn.lexicon.index import TailIndex
-
-if TYPE_CHECKING:
-    from flexattn.env.world import CatalogPart, Settings
+from flexattn.lexicon.weights import term_weights
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
@@ -96,6 +96,34 @@ class TermTables(NamedTuple):
     cost: Floats
     caps: Places
     repeat: Floats
+
+
+class CatalogPart(NamedTuple):
+    """What a world takes from a catalog."""
+
+    texts: Sequence[str]
+    weights: Floats
+    ids: Places
+    banned: tuple[str, ...]
+    file: str
+    sha256: str
+    topics: Callable[[], frozenset[str]]
+    catalog: Catalog | None
+
+    @classmethod
+    def of(cls, catalog: Catalog, settings: Settings) -> CatalogPart:
+        """Take terms, weights and bans; frame phrases are no topic of a question."""
+        columns = catalog.columns
+        return cls(
+            columns.terms,
+            term_weights(columns, catalog.documents, settings.two_char),
+            columns.ids,
+            catalog.banned,
+            catalog.file,
+            catalog.sha256,
+            lambda: frozenset(e.term for e in catalog.entries if e.kind != "frame"),
+            catalog,
+        )
 
 
 def build_answers(

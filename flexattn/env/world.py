@@ -8,10 +8,10 @@ one by one at their next episode's start.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,14 @@ from flexattn.config import Config
 from flexattn.corpus import Corpus, Record
 from flexattn.env.mask import MaskTables, build_mask
 from flexattn.env.questions import QuestionEncoder
-from flexattn.env.tables import AnswerTables, TermTables, build_answers, build_terms
+from flexattn.env.settings import Rules, Settings, rules_of
+from flexattn.env.tables import (
+    AnswerTables,
+    CatalogPart,
+    TermTables,
+    build_answers,
+    build_terms,
+)
 from flexattn.env.vocabulary import END, Vocabulary
 from flexattn.errors import EnvironmentSpecError
 from flexattn.lexicon.banned import BannedAutomaton
@@ -28,90 +35,13 @@ from flexattn.lexicon.entries import Catalog
 from flexattn.lexicon.gate import GramTable, count_grams
 from flexattn.lexicon.index import TermIndex
 from flexattn.lexicon.learned import LearnedFilter, LearnedIndex
-from flexattn.lexicon.weights import term_weight, term_weights
+from flexattn.lexicon.weights import term_weight
 
 Ids = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FILTER_BYTES = 1.0  # of the learned filter, for each term
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The part of the config that the step arithmetic needs; names as in SPEC section 13."""
-
-    lengths: tuple[int, ...]
-    history_chars: tuple[int, ...]
-    hit_cap_chars: tuple[int, ...]
-    two_char: float = 0.7
-    nested: bool = False
-    repeat: float = 0.5
-    learned: bool = False
-    semantic_gate: float = 0.75
-    gate_window: int = 12
-    gate_mix: float = 0.5
-    gate_k1: float = 1.2
-    gate_b: float = 0.75
-    align: str = "position"
-    guide: str = "ngram"
-    slack: int = 8
-    question: str = "terms"
-    question_chars: int = 24
-    max_history: int = 16
-    sketch_dim: int = 64
-    future_chars: int = 8
-    lambda_lex: float = 0.30
-    lambda_h: float = 0.08
-    lambda_p: float = 0.10
-    alpha_h: float = 1.0
-    alpha_p: float = 1.0
-    eta1: float = 0.15
-    eta2: float = 1.0
-    progress: float = 1.0
-    p_punct: float = 0.01
-    p_repeat: float = 0.05
-    p_noncompliant: float = 0.05
-    near: float = 0.3
-    radius: int = 2
-    soft: str = "match"
-    bonus: str = "gated"
-
-    @classmethod
-    def of(cls, config: Config) -> Settings:
-        """Take the fields from the sections `lexicon`, `env` and `reward`."""
-        sections = (config.lexicon, config.env, config.reward)
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: _attribute(sections, name) for name in names})
-
-
-def _attribute(sections: Sequence[object], name: str) -> Any:
-    return next(getattr(section, name) for section in sections if hasattr(section, name))
-
-
-class Rules(NamedTuple):
-    """Numbers of the step arithmetic, as the compiled step reads them."""
-
-    lambda_lex: float
-    tau: float
-    eta1: float
-    eta2: float
-    progress: float
-    p_punct: float
-    p_repeat: float
-    p_noncompliant: float
-    near: float
-    radius: int
-    nested: bool
-    resync: bool
-    soft_teacher: bool
-    hard: bool
-    window: int
-    mix: float
-    k1: float
-    slack: int
-    max_history: int
-    size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -375,7 +305,7 @@ class World:
                 blocked,
                 settings.guide == "ngram",
             ),
-            rules=_rules(settings, vocabulary.size),
+            rules=rules_of(settings, vocabulary.size),
             term_list=terms.texts,
             entry_ids=terms.ids,
             catalog_file=terms.file,
@@ -392,62 +322,9 @@ class World:
         )
 
 
-class CatalogPart(NamedTuple):
-    """What a world takes from a catalog."""
-
-    texts: Sequence[str]
-    weights: Floats
-    ids: Places
-    banned: tuple[str, ...]
-    file: str
-    sha256: str
-    topics: Callable[[], frozenset[str]]
-    catalog: Catalog | None
-
-    @classmethod
-    def of(cls, catalog: Catalog, settings: Settings) -> CatalogPart:
-        """Take terms, weights and bans; frame phrases are no topic of a question."""
-        columns = catalog.columns
-        return cls(
-            columns.terms,
-            term_weights(columns, catalog.documents, settings.two_char),
-            columns.ids,
-            catalog.banned,
-            catalog.file,
-            catalog.sha256,
-            lambda: frozenset(e.term for e in catalog.entries if e.kind != "frame"),
-            catalog,
-        )
-
-
 def _ban_tables(
     banned: Iterable[str], vocabulary: Vocabulary
 ) -> tuple[Ids, npt.NDArray[np.uint64]]:
     """Transitions [S, A] and blocked characters [S, words] of the banned automaton."""
     automaton = BannedAutomaton.build(banned, vocabulary.ids, vocabulary.alphabet, vocabulary.size)
     return np.ascontiguousarray(automaton.goto, np.int32), automaton.blocked
-
-
-def _rules(settings: Settings, size: int) -> Rules:
-    return Rules(
-        lambda_lex=float(settings.lambda_lex),
-        tau=float(settings.semantic_gate),
-        eta1=float(settings.eta1),
-        eta2=float(settings.eta2),
-        progress=float(settings.progress),
-        p_punct=float(settings.p_punct),
-        p_repeat=float(settings.p_repeat),
-        p_noncompliant=float(settings.p_noncompliant),
-        near=float(settings.near),
-        radius=settings.radius,
-        nested=settings.nested,
-        resync=settings.align == "resync",
-        soft_teacher=settings.soft == "teacher",
-        hard=settings.bonus == "hard",
-        window=settings.gate_window,
-        mix=float(settings.gate_mix),
-        slack=settings.slack,
-        max_history=settings.max_history,
-        k1=float(settings.gate_k1),
-        size=size,
-    )

@@ -15,7 +15,7 @@ from flexattn.agents.trunks import (
     twin_advantages,
 )
 from flexattn.config import load_config, resolve_path
-from flexattn.env.world import Settings
+from flexattn.env.settings import Settings
 
 SETTINGS = ("agent.hidden=64", "agent.char_dim=32", "attention.impl=reference")
 # the normalisation takes float32 weights, and torch.compile fuses that itself

@@ -10,7 +10,7 @@ from flexattn.audit.folder import RunFolder
 from flexattn.config import parse_config
 from flexattn.corpus import parse_corpus
 from flexattn.env.reference import Domain, common, second_opinion
-from flexattn.env.world import Settings
+from flexattn.env.settings import Settings
 from flexattn.errors import CatalogError
 from flexattn.lexicon.entries import parse_catalog
 
