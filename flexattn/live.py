@@ -25,7 +25,8 @@ from flexattn.env.world import World
 from flexattn.errors import EnvironmentSpecError
 from flexattn.lexicon.entries import Catalog
 from flexattn.lexicon.inbox import Inbox, inbox_of
-from flexattn.lexicon.store import VERSIONS, CatalogStore
+from flexattn.lexicon.store import CatalogStore
+from flexattn.lexicon.switches import VERSIONS
 
 _CATALOG, _EPISODE = b'{"event":"catalog"', b'{"event":"episode"'
 

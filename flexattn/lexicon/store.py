@@ -22,7 +22,6 @@ import stat
 import tempfile
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,18 +29,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import orjson
-
 from flexattn import jsontext
 from flexattn.errors import CatalogError, FlexAttnError
 from flexattn.lexicon.aside import load_aside
 from flexattn.lexicon.entries import Catalog, load_catalog, parse_catalog
 from flexattn.lexicon.meaning import Meaning
 from flexattn.lexicon.signature import check_signature, signature_path
+from flexattn.lexicon.switches import Switch, Switches
 
 Built = TypeVar("Built")
 
-VERSIONS = "versions.jsonl"
 SETTLED_NS = 1_000_000_000
 Stamps = tuple[tuple[int, ...] | None, ...]
 _ENTRY = re.compile(r"entry (?:at position )?\d+|banned \d+")
@@ -89,15 +86,6 @@ class Version(Generic[Built]):
     built: Built
 
 
-@dataclass(frozen=True)
-class Switch:
-    """One line of versions.jsonl."""
-
-    revision: int
-    sha256: str
-    file: str
-
-
 class CatalogStore(Generic[Built]):
     """All versions of one catalog, one of them in force."""
 
@@ -142,8 +130,7 @@ class CatalogStore(Generic[Built]):
         self._meaning: Meaning | None = None  # of every version that was in force
         self._remembered: set[str] = set()
         self._worker: ThreadPoolExecutor | None = None
-        self._switches = _read_switches(self.folder / VERSIONS)
-        self._journal = _Journal(self.folder / VERSIONS)
+        self._switches = Switches(self.folder)
         self._kept_here: set[str] = set()  # versions that this store has found or put on disk
 
     # ---- reading, without a lock -------------------------------------------------------
@@ -176,7 +163,7 @@ class CatalogStore(Generic[Built]):
     @property
     def switches(self) -> tuple[Switch, ...]:
         """Every switch there ever was in this folder, oldest first."""
-        return tuple(self._switches)
+        return tuple(self._switches.made)
 
     # ---- changing ----------------------------------------------------------------------
 
@@ -222,7 +209,7 @@ class CatalogStore(Generic[Built]):
         """
         with self._lock:
             problem: FlexAttnError | None = None
-            for switch in reversed(self._switches):
+            for switch in reversed(self._switches.made):
                 try:
                     catalog, built = self._made(self._kept(switch))
                 except FlexAttnError as error:
@@ -242,7 +229,7 @@ class CatalogStore(Generic[Built]):
         if self._worker is not None:
             self._worker.shutdown(wait=True)
             self._worker = None
-        self._journal.close()
+        self._switches.close()
 
     # ---- one attempt -------------------------------------------------------------------
 
@@ -253,7 +240,7 @@ class CatalogStore(Generic[Built]):
             active = self._current
             if active is None or active.catalog.sha256 != catalog.sha256:
                 self._persist(catalog)
-                self._put_in_force(Version(self._switches[-1].revision, catalog, built))
+                self._put_in_force(Version(self._switches.made[-1].revision, catalog, built))
             else:
                 self._put_in_force(active)
         except Exception as error:
@@ -331,8 +318,8 @@ class CatalogStore(Generic[Built]):
             self._ready.move_to_end(catalog.sha256)
             return ready
         self._check_meaning(catalog)
-        if self._switches and catalog.file != self._switches[0].file:
-            catalog = replace(catalog, file=self._switches[0].file)
+        if self._switches.made and catalog.file != self._switches.made[0].file:
+            catalog = replace(catalog, file=self._switches.made[0].file)
         made = (catalog, self._build(catalog))
         self._ready[catalog.sha256] = made
         while len(self._ready) > self._keep_built:
@@ -364,24 +351,17 @@ class CatalogStore(Generic[Built]):
             if not kept.exists():
                 jsontext.write_whole(kept, catalog.canonical_bytes())
             self._kept_here.add(catalog.sha256)
-        revision = self._switches[-1].revision + 1 if self._switches else 1
-        switch = Switch(revision, catalog.sha256, catalog.file)
-        line = orjson.dumps(
-            {"revision": revision, "sha256": catalog.sha256, "file": catalog.file},
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
-        self._journal.append(line)
-        self._switches.append(switch)
+        self._switches.append(catalog.sha256, catalog.file)
 
     def _earlier(self, revision: int | None) -> tuple[Catalog, Built]:
         active = self._current
         if revision is None:
-            before = [s for s in self._switches if active and s.revision < active.revision]
+            before = [s for s in self._switches.made if active and s.revision < active.revision]
             switch = before[-1] if before else None
         else:
-            switch = next((s for s in self._switches if s.revision == revision), None)
+            switch = next((s for s in self._switches.made if s.revision == revision), None)
         if switch is None:
-            known = f"1..{self._switches[-1].revision}" if self._switches else "none yet"
+            known = f"1..{self._switches.made[-1].revision}" if self._switches.made else "none yet"
             wanted = "an earlier revision" if revision is None else f"revision {revision}"
             raise CatalogError(f"{self.folder}: there is no {wanted}, expected one of {known}")
         ready = self._ready.get(switch.sha256)
@@ -396,32 +376,6 @@ class CatalogStore(Generic[Built]):
                 f"changed after it was kept"
             )
         return catalog
-
-
-class _Journal:
-    """A file of lines, each on the disk when `append` returns.
-
-    It stays open, and one call writes and syncs: whenever a system call ends, the calling thread
-    takes the interpreter lock back from a thread that steps environments, which costs that one
-    more than the call itself.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-        self._close: weakref.finalize[[int], _Journal] | None = None
-
-    def append(self, line: bytes) -> None:
-        if self._descriptor is None:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_DSYNC | os.O_CLOEXEC
-            self._descriptor = os.open(self._path, flags, 0o666)
-            self._close = weakref.finalize(self, os.close, self._descriptor)
-        os.write(self._descriptor, line)
-
-    def close(self) -> None:
-        if self._close is not None:
-            self._close()
-        self._descriptor = self._close = None
 
 
 def _stamps(path: str | Path) -> Stamps | None:
@@ -443,31 +397,3 @@ def _stamps(path: str | Path) -> Stamps | None:
             (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         )
     return tuple(found)
-
-
-def _read_switches(path: Path) -> list[Switch]:
-    """The lines of versions.jsonl; one that a crash tore off at the end is cut away."""
-    if not path.exists():
-        return []
-    data = jsontext.read_bytes(path, CatalogError)
-    switches: list[Switch] = []
-    whole, _, torn = data.rpartition(b"\n")
-    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
-        value = jsontext.parse(line, str(path), CatalogError, number)
-        try:
-            switch = Switch(int(value["revision"]), str(value["sha256"]), str(value["file"]))
-        except (KeyError, TypeError, ValueError):
-            switch = Switch(0, "", "")
-        expected = switches[-1].revision + 1 if switches else 1
-        name_is_plain = Path(switch.file).name == switch.file
-        if switch.revision != expected or not re.fullmatch("[0-9a-f]{64}", switch.sha256):
-            name_is_plain = False
-        if not name_is_plain:
-            raise CatalogError(
-                f"{path}:{number}: is no switch to revision {expected}; restore or remove the file"
-            )
-        switches.append(switch)
-    if torn:
-        with path.open("r+b") as file:
-            file.truncate(len(data) - len(torn))
-    return switches

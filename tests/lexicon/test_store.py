@@ -16,7 +16,8 @@ from flexattn.lexicon.aside import load_aside
 from flexattn.lexicon.entries import Catalog, load_catalog
 from flexattn.lexicon.inbox import Inbox, deliver, inbox_of
 from flexattn.lexicon.signature import read_key, signature_path
-from flexattn.lexicon.store import VERSIONS, CatalogStore, State
+from flexattn.lexicon.store import CatalogStore, State
+from flexattn.lexicon.switches import VERSIONS
 
 ROOT = Path(__file__).parents[2]
 
