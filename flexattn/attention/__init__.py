@@ -1,7 +1,8 @@
 """Attention with a window for every query: one operator, and what an encoder needs around it.
 
     local       the operator: local_attention, local_attention_multi    reference   its definition
-    banded      CPU (Numba), over lanes      kernel      GPU (Triton)    layout      where results lie
+    banded      CPU (Numba): tiles is what a thread does, lanes what its vectors do
+    kernel      GPU (Triton)    layout      where results lie
     blocked     GPU, long texts, its kernels in blocked_kernel
     differentiable   two kernels as one operator with gradients
     patterns    sinks and local blocks, packed episodes

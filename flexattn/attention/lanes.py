@@ -1,10 +1,11 @@
 """Rows and tiles of scores as machine vectors, for Numba.
 
-Rule: eight queries stand side by side. Scores lie key by key, nearest first: entry [n * step + r] is query r's with the
-key n before it. A softmax then runs down eight columns at once, and a row of D numbers stays in registers while its
-weights are gone through. Every sum has one fixed order, so results do not depend on the number of threads.
+Rule: sixteen queries stand side by side. Scores lie key by key, nearest first: entry n * step + r is query r's with the
+key n before it, so a softmax runs down sixteen columns at once. Which rows of memory an entry belongs to is looked up
+in tables of the same shape, which `place` fills: the loops over D compare nothing and know no edges.
 
 What a query does not see has weight 0 and is not read, its own row is: a NaN reaches those who see it and nobody else.
+Every sum has one fixed order, so results do not depend on the number of threads.
 
 These operations are written in LLVM's language, since Numba's own loops over a row of 32 floats take four times as
 long. A row's length travels as the length of the tuple `lanes`: D = 8 * len(lanes) is then part of the type, and a
@@ -14,71 +15,91 @@ compiled function is kept on disk for each D.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "ahead", "dots", "gather", "softmax", "softmax_gradient", "weigh"]
+__all__ = ["LANES", "ahead", "dots", "height", "place", "see", "softmax", "softmax_gradient", "weigh"]  # fmt: skip
 
-LANES = 8  # queries side by side
+LANES = 16  # queries side by side
 _LINE = 64  # bytes that memory gives at a time
+_WIDE = binding.get_host_cpu_features().get("avx512f")
+_SUMS = 1024 if _WIDE else 256  # bytes of sums that stay in registers while rows go by
+
 _INDEX = ir.IntType(64)
-_REACH = ir.VectorType(ir.IntType(32), LANES)
+_NUMBER = ir.IntType(32)
+_NUMBERS = ir.VectorType(_NUMBER, LANES)
+_EACH = ir.Constant(_NUMBERS, list(range(LANES)))
+_whole = types.intp
 
 
 class _Code:
     """LLVM's builder, and the few words that the operations below are made of."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Any, like: int) -> None:
-        """Numbers are those of array argument `like`."""
-        self.context, self.builder, self.signature, self.args = context, builder, signature, args
-        kind = signature.args[like].dtype
-        self.size = kind.bitwidth // 8
-        self.scalar = context.get_data_type(kind)
-        self.eight = ir.VectorType(self.scalar, LANES)
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        """`args` become those given, arrays as pointers to their first element."""
+        self.builder, self.args, numbers = builder, [], []
+        for kind, given in zip(signature.args, args):
+            if isinstance(kind, types.Array):
+                given = context.make_array(kind)(context, builder, given).data
+                numbers += [kind.dtype] if isinstance(kind.dtype, types.Float) else []
+            self.args.append(given)
+        self.nothing = context.get_dummy_value()
+        if numbers:
+            self.scalar = context.get_data_type(numbers[0])
+            self.size = numbers[0].bitwidth // 8
+            self.column = ir.VectorType(self.scalar, LANES)
 
-    def at(self, array: int, offset: Any) -> Any:
-        """A pointer to element `offset` of array argument `array`."""
-        kind = self.context.make_array(self.signature.args[array])
-        return self.builder.gep(kind(self.context, self.builder, self.args[array]).data, [offset])
+    def part(self, dim: int) -> ir.VectorType:
+        """The vector that a row of D numbers is made of: of 16 float32 where 16 divides D, else of 8 numbers."""
+        return ir.VectorType(self.scalar, 16 if self.size == 4 and dim % 16 == 0 else 8)
+
+    def at(self, array: Any, *offsets: Any) -> Any:
+        """A pointer to an element."""
+        for offset in offsets:
+            array = self.builder.gep(array, [_INDEX(offset) if type(offset) is int else offset])
+        return array
 
     def load(self, vector: ir.VectorType, pointer: Any) -> Any:
         loaded = self.builder.load(self.builder.bitcast(pointer, vector.as_pointer()))
-        loaded.align = 4 if vector is _REACH else self.size
+        loaded.align = 4 if vector == _NUMBERS else self.size
         return loaded
 
     def store(self, value: Any, pointer: Any) -> None:
         target = self.builder.bitcast(pointer, value.type.as_pointer())
-        self.builder.store(value, target).align = self.size
+        self.builder.store(value, target).align = 4 if value.type == _NUMBERS else self.size
 
     def constant(self, value: float, vector: ir.VectorType | None = None) -> Any:
-        vector = vector or self.eight
+        vector = vector or self.column
         return ir.Constant(vector, [ir.Constant(vector.element, value)] * vector.count)
 
     def splat(self, scalar: Any, vector: ir.VectorType) -> Any:
         undefined = ir.Constant(vector, ir.Undefined)
-        one = self.builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+        one = self.builder.insert_element(undefined, scalar, _NUMBER(0))
+        zeros = ir.Constant(ir.VectorType(_NUMBER, vector.count), None)
         return self.builder.shuffle_vector(one, undefined, zeros)
 
+    def numbers(self, index: Any) -> Any:
+        """Sixteen times an index."""
+        return self.splat(self.builder.trunc(index, _NUMBER), _NUMBERS)
+
     def shuffle(self, x: Any, y: Any, order: list[int]) -> Any:
-        wanted = ir.VectorType(ir.IntType(32), len(order))
+        wanted = ir.VectorType(_NUMBER, len(order))
         return self.builder.shuffle_vector(x, y, ir.Constant(wanted, order))
 
-    def call(self, name: str, *values: Any) -> Any:
-        """An LLVM function of vectors of one type."""
-        kind = values[0].type
-        full = f"llvm.{name}.v{kind.count}f{8 * self.size}"
-        shape = ir.FunctionType(kind, [kind] * len(values))
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, shape, full), values
-        )
+    def call(self, name: str, result: Any, *values: Any) -> Any:
+        """An LLVM intrinsic."""
+        shape = ir.FunctionType(result, [value.type for value in values])
+        function = cgutils.get_or_insert_function(self.builder.module, shape, f"llvm.{name}")
+        return self.builder.call(function, values)
 
-    def add(self, x: Any, y: Any) -> Any:
-        return self.builder.add(x, y)
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        """x y + z."""
+        return self.call(f"fmuladd.v{x.type.count}f{8 * self.size}", x.type, x, y, z)
 
     def least(self, x: Any, y: Any) -> Any:
         return self.builder.select(self.builder.icmp_signed("<", x, y), x, y)
@@ -92,14 +113,74 @@ class _Code:
         self.builder.store(value, place)
         return place
 
-    def seen(self, n: Any, reach: Any) -> Any:
-        """Which of eight queries see their key n."""
-        n = self.splat(self.builder.trunc(n, ir.IntType(32)), _REACH)
-        return self.builder.icmp_signed("<", n, reach)
+    def loop(self, count: Any) -> Any:
+        """Runs what is built inside for `index` in 0 .. count - 1."""
+        return cgutils.for_range(self.builder, count)
 
-    @property
-    def nothing(self) -> Any:
-        return self.context.get_dummy_value()
+    def entry(self, n: Any, step: Any, first: Any) -> Any:
+        """Where line n of a table goes on in column `first`."""
+        return self.builder.add(first, self.builder.mul(n, step))
+
+    def row(self, memory: Any, base: Any, table: Any, entry: Any) -> Any:
+        """A pointer to the row that an entry of a table names."""
+        offset = self.builder.sext(self.builder.load(self.at(table, entry)), _INDEX)
+        return self.at(memory, self.builder.add(base, offset))
+
+
+@intrinsic
+def see(typing_context, window, at, t, left, bound, reach, i):  # type: ignore[no-untyped-def]
+    """reach[i + r] = keys that query t + r sees, 1 .. min(t + r + 1, bound); its window is window[at + r].
+
+    0 for r from `left` on. Returns the largest of the sixteen.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(context, builder, signature, args)
+        window, at, t, left, bound, reach, i = code.args
+        none, one = code.constant(0, _NUMBERS), code.constant(1, _NUMBERS)
+        there = builder.icmp_signed("<", _EACH, code.numbers(left))
+        place = builder.bitcast(code.at(window, at), _NUMBERS.as_pointer())
+        wanted = code.call(f"masked.load.v{LANES}i32.p0", _NUMBERS, place, _NUMBER(4), there, none)
+        past = builder.add(builder.add(code.numbers(t), _EACH), one)
+        seen = code.least(wanted, code.least(past, code.numbers(bound)))
+        seen = builder.select(there, code.most(seen, one), none)
+        code.store(seen, code.at(reach, i))
+        largest = code.call(f"vector.reduce.smax.v{LANES}i32", _NUMBER, seen)
+        return builder.sext(largest, _INDEX)
+
+    return _whole(window, _whole, _whole, _whole, _whole, reach, _whole), generate
+
+
+@intrinsic
+def place(typing_context, reach, i, t, last, stride, swapped, count, step, out, o):  # type: ignore[no-untyped-def]
+    """out[o + n * step + r] = stride * the row that stands for query t + r and the key n before it, n < count.
+
+    The key's where it is seen, n < reach[i + r], else the query's own; `swapped` the other way
+    round. Cut to 0 .. last.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(context, builder, signature, args)
+        reach, i, t, last, stride, swapped, count, step, out, o = code.args
+        last, stride = code.numbers(last), code.numbers(stride)
+        swapped = code.splat(swapped, ir.VectorType(swapped.type, LANES))
+        seen_of = code.load(_NUMBERS, code.at(reach, i))
+        here = builder.add(code.numbers(t), _EACH)
+
+        def cut(row: Any) -> Any:
+            return code.least(code.most(row, code.constant(0, _NUMBERS)), last)
+
+        query = cut(here)
+        with code.loop(count) as loop:
+            n = code.numbers(loop.index)
+            key = cut(builder.sub(here, n))
+            seen = builder.xor(builder.icmp_signed("<", n, seen_of), swapped)
+            row = builder.mul(builder.select(seen, key, query), stride)
+            code.store(row, code.at(out, code.entry(loop.index, step, o)))
+        return code.nothing
+
+    given = (reach, _whole, _whole, _whole, _whole, types.boolean, _whole, _whole, out, _whole)
+    return types.none(*given), generate
 
 
 def _halves(code: _Code, x: Any, y: Any, block: int, chunk: int) -> Any:
@@ -114,131 +195,112 @@ def _halves(code: _Code, x: Any, y: Any, block: int, chunk: int) -> Any:
     return code.builder.fadd(code.shuffle(x, y, even), code.shuffle(x, y, odd))
 
 
-def _sums(code: _Code, rows: list[Any]) -> Any:
-    """The sums of eight vectors as one, by halves: within 16 bytes first, where that is cheap."""
-    width, lane = rows[0].type.count, 16 // code.size
-    block, chunk = lane, lane // 2
-    while len(rows) > 1:
-        rows = [_halves(code, x, y, block, chunk) for x, y in zip(rows[::2], rows[1::2])]
-        if chunk > 1 and block == lane:
-            chunk //= 2
-        else:
-            block, chunk = width, lane
-    (total,) = rows
-    if width > LANES:
-        parts = [
-            [n for start in range(first, width, 2 * lane) for n in range(start, start + lane)]
-            for first in (0, lane)
-        ]
-        total = code.builder.fadd(*(code.shuffle(total, total, part) for part in parts))
-    return total
+def _sums(code: _Code, rows: Callable[[int], list[Any]], first: int, count: int) -> list[Any]:
+    """The sums of `count` vectors as one, by halves: within 16 bytes first, where that is cheap.
+
+    `rows(r)` is several vectors, each kind summed by itself.
+    """
+    if count == 1:
+        return rows(first)
+    half = count // 2
+    pairs = zip(_sums(code, rows, first, half), _sums(code, rows, first + half, half))
+    lane = 16 // code.size
+    if count <= lane:
+        return [_halves(code, x, y, lane, lane // count) for x, y in pairs]
+    return [_halves(code, x, y, x.type.count, lane) for x, y in pairs]
 
 
 @intrinsic
-def dots(typing_context, lanes, a, i, sa, ia, b, j, sb, jb, jc, out, o):  # type: ignore[no-untyped-def]
-    """out[o + r] = a's row r . b's row r for r in 0 .. 7.
+def dots(typing_context, lanes, a, i, rows_a, b, j, rows_b, o, step, count, out):  # type: ignore[no-untyped-def]
+    """out[e] = (a's row at i + rows_a[o + r]) . (b's row at j + rows_b[e]), e = o + n * step + r, n < count.
 
-    a's row r begins at min(i + r * sa, ia), b's at j + r * sb, cut to jb .. jc.
+    Two n at a time, since loading a's row is half the work: an odd count writes one line more.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, 1)
-        dim = LANES * len(lanes)
-        width = 16 if code.size == 4 and dim % 16 == 0 else LANES
-        vector = ir.VectorType(code.scalar, width)
-        rows = []
-        for r in range(LANES):
-            at_a = code.least(code.add(args[2], builder.mul(args[3], _INDEX(r))), args[4])
-            at_b = code.add(args[6], builder.mul(args[7], _INDEX(r)))
-            at_b = code.least(code.most(at_b, args[8]), args[9])
-            total = None
-            for d in range(0, dim, width):
-                x = code.load(vector, code.at(1, code.add(at_a, _INDEX(d))))
-                y = code.load(vector, code.at(5, code.add(at_b, _INDEX(d))))
-                total = builder.fmul(x, y) if total is None else code.call("fmuladd", x, y, total)
-            rows.append(total)
-        code.store(_sums(code, rows), code.at(10, args[11]))
+        code = _Code(context, builder, signature, args)
+        _, a, i, rows_a, b, j, rows_b, o, step, count, out = code.args
+        dim = 8 * len(lanes)
+        vector = code.part(dim)
+        starts = [code.row(a, i, rows_a, builder.add(o, _INDEX(r))) for r in range(LANES)]
+        one = _INDEX(1)
+        with code.loop(builder.lshr(builder.add(count, one), one)) as loop:
+            first = code.entry(builder.shl(loop.index, one), step, o)
+            lines = (first, builder.add(first, step))
+
+            def products(r: int) -> list[Any]:
+                keys = [code.row(b, j, rows_b, builder.add(line, _INDEX(r))) for line in lines]
+                totals: list[Any] = []
+                for d in range(0, dim, vector.count):
+                    x = code.load(vector, code.at(starts[r], d))
+                    ys = [code.load(vector, code.at(key, d)) for key in keys]
+                    if d == 0:
+                        totals = [builder.fmul(x, y) for y in ys]
+                    else:
+                        totals = [code.fma(x, y, total) for y, total in zip(ys, totals)]
+                return totals
+
+            groups = range(0, LANES, vector.count)
+            sums = [_sums(code, products, group, vector.count) for group in groups]
+            for line, *found in zip(lines, *sums):
+                if len(found) == 2:
+                    found = [code.shuffle(found[0], found[1], list(range(LANES)))]
+                code.store(found[0], code.at(out, line))
         return code.nothing
 
-    whole = types.intp
-    given = (lanes, a, whole, whole, whole, b, whole, whole, whole, whole, out, whole)
+    given = (lanes, a, _whole, rows_a, b, _whole, rows_b, _whole, _whole, _whole, out)
     return types.none(*given), generate
 
 
-def _weighted(code: _Code, vector: ir.VectorType, count: Any, term: Any) -> Any:
-    """Sum over n < count of factor * row, `term(n)` giving a factor and where its row lies.
-
-    Even and odd n are summed apart: half as many roundings in a row, and half the wait for each.
-    """
-    builder, zero = code.builder, code.constant(0.0, vector)
-    sums = [code.carried(zero), code.carried(zero)]
-    pairs = builder.lshr(code.add(count, _INDEX(1)), _INDEX(1))
-    with cgutils.for_range(builder, pairs) as loop:
-        for odd, total in enumerate(sums):
-            n = code.add(builder.mul(loop.index, _INDEX(2)), _INDEX(odd))
-            there = builder.icmp_signed("<", n, count)
-            factor, pointer = term(builder.select(there, n, _INDEX(0)))
-            factor = builder.select(there, factor, code.scalar(0.0))
-            row = code.load(vector, pointer)
-            new = code.call("fmuladd", code.splat(factor, vector), row, builder.load(total))
-            builder.store(new, total)
-    return builder.fadd(*(builder.load(total) for total in sums))
+def _rows_at_once(dim: int, size: int) -> int:
+    rows = LANES
+    while rows > 1 and rows * dim * size > _SUMS:
+        rows //= 2
+    return rows
 
 
 @intrinsic
-def weigh(typing_context, lanes, p, i, step, count, reach, r, b, j, sb, out, o):  # type: ignore[no-untyped-def]
-    """Row out[o] = sum over n < count of p[i + n * step] * (b's row at j - n * sb), n < reach[r]."""
+def height(typing_context, lanes, p):  # type: ignore[no-untyped-def]
+    """Rows that `weigh` makes at once."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, 1)
-        seen = builder.sext(builder.load(code.at(5, args[6])), _INDEX)
+        return _INDEX(_rows_at_once(8 * len(lanes), p.dtype.bitwidth // 8))
 
-        def term(n: Any) -> tuple[Any, Any]:
-            factor = builder.load(code.at(1, code.add(args[2], builder.mul(n, args[3]))))
-            far = builder.sub(args[8], builder.mul(n, args[9]))
-            see = builder.icmp_signed("<", n, seen)
-            return factor, code.at(7, builder.select(see, far, args[8]))
-
-        vector = ir.VectorType(code.scalar, LANES * len(lanes))
-        code.store(_weighted(code, vector, args[4], term), code.at(10, args[11]))
-        return code.nothing
-
-    whole = types.intp
-    given = (lanes, p, whole, whole, whole, reach, whole, b, whole, whole, out, whole)
-    return types.none(*given), generate
+    return _whole(lanes, p), generate
 
 
 @intrinsic
-def gather(typing_context, lanes, p, i, step, skip, count, reach, r, b, j, sb, out, o, first):  # type: ignore[no-untyped-def]
-    """Row out[o] += sum over skip <= n < count of p[i + n * (step + 1)] * (b's row at j + n * sb).
+def weigh(typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, left, more):  # type: ignore[no-untyped-def]
+    """out's row at o + r * stride = sum over n < count of p[e] * (b's row at j + rows[e]), e = i + n * step + r.
 
-    Only n < reach[r + n] count; the `first` sum is set, not added.
+    For r below `height` and `left`; `more` adds to what stands there.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, 1)
-        step = code.add(args[3], _INDEX(1))  # down the diagonal: query r + n, its key n
-
-        def term(n: Any) -> tuple[Any, Any]:
-            n = code.add(n, args[4])
-            seen = builder.sext(builder.load(code.at(6, code.add(args[7], n))), _INDEX)
-            see = builder.icmp_signed("<", n, seen)
-            factor = builder.load(code.at(1, code.add(args[2], builder.mul(n, step))))
-            near = builder.select(see, code.add(args[9], builder.mul(n, args[10])), args[9])
-            return builder.select(see, factor, code.scalar(0.0)), code.at(8, near)
-
-        vector = ir.VectorType(code.scalar, LANES * len(lanes))
-        total = _weighted(code, vector, builder.sub(args[5], args[4]), term)
-        target = code.at(11, args[12])
-        with builder.if_else(args[13]) as (fresh, more):
-            with fresh:
-                code.store(total, target)
-            with more:
-                code.store(builder.fadd(total, code.load(vector, target)), target)
+        code = _Code(context, builder, signature, args)
+        _, p, rows, i, step, count, b, j, out, o, stride, left, more = code.args
+        dim = 8 * len(lanes)
+        vector = code.part(dim)
+        zero, parts = code.constant(0.0, vector), range(0, dim, vector.count)
+        sums = [[code.carried(zero) for _ in parts] for _ in range(_rows_at_once(dim, code.size))]
+        with code.loop(count) as loop:
+            line = code.entry(loop.index, step, i)
+            for r, totals in enumerate(sums):
+                entry = builder.add(line, _INDEX(r))
+                factor = code.splat(builder.load(code.at(p, entry)), vector)
+                row = code.row(b, j, rows, entry)
+                for d, total in zip(parts, totals):
+                    x = code.load(vector, code.at(row, d))
+                    builder.store(code.fma(factor, x, builder.load(total)), total)
+        for r, totals in enumerate(sums):
+            with builder.if_then(builder.icmp_signed("<", _INDEX(r), left), likely=True):
+                target = code.at(out, code.entry(_INDEX(r), stride, o))
+                for d, total in zip(parts, totals):
+                    old = builder.select(more, code.load(vector, code.at(target, d)), zero)
+                    code.store(builder.fadd(builder.load(total), old), code.at(target, d))
         return code.nothing
 
-    whole = types.intp
-    given = (lanes, p, whole, whole, whole, whole, reach, whole, b, whole, whole, out, whole)
+    given = (lanes, p, rows, _whole, _whole, _whole, b, _whole, out, _whole, _whole, _whole)
     return types.none(*given, types.boolean), generate
 
 
@@ -254,17 +316,18 @@ def _exp(code: _Code, x: Any) -> Any:
     least = code.constant(-80.0 if single else -700.0)
     nothing = builder.fcmp_ordered("<", x, least)  # not so for NaN, which passes through
     x = builder.select(nothing, least, x)
-    n = code.call("rint", builder.fmul(x, code.constant(1 / math.log(2))))
+    n = builder.fmul(x, code.constant(1 / math.log(2)))
+    n = code.call(f"rint.v{LANES}f{8 * code.size}", x.type, n)
     # ln 2 in two parts, the first exact times n
     high, low = (0.693359375, -2.12194440e-4)
     if not single:
         high, low = (6.93145751953125e-1, 1.42860682030941723212e-6)
-    f = code.call("fmuladd", n, code.constant(-high), x)
-    f = code.call("fmuladd", n, code.constant(-low), f)
+    f = code.fma(n, code.constant(-high), x)
+    f = code.fma(n, code.constant(-low), f)
     degree = 7 if single else 13
     value = code.constant(1 / math.factorial(degree))
     for power in range(degree - 1, -1, -1):
-        value = code.call("fmuladd", value, f, code.constant(1 / math.factorial(power)))
+        value = code.fma(value, f, code.constant(1 / math.factorial(power)))
     bias, shift = (127, 23) if single else (1023, 52)
     exponent = builder.add(builder.fptosi(n, integer), code.constant(bias, integer))
     exponent = builder.shl(exponent, code.constant(shift, integer))
@@ -274,95 +337,92 @@ def _exp(code: _Code, x: Any) -> Any:
 
 @intrinsic
 def softmax(typing_context, score, i, step, count, reach, r, scale, slope, p):  # type: ignore[no-untyped-def]
-    """p[i + n * step ..] = softmax over n of scale * score - slope * n, eight queries at once.
-
-    0 from n = reach[r ..] on.
-    """
+    """p[i + n * step ..] = softmax over n < count of scale * score - slope * n, 0 from n = reach[r ..] on."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, 0)
-        reach_of = code.load(_REACH, code.at(4, args[5]))
-        scale_of, slope_of = (code.splat(args[n], code.eight) for n in (6, 7))
-        top = code.carried(code.constant(-math.inf))
-        total = code.carried(code.constant(0.0))
+        code = _Code(context, builder, signature, args)
+        score, i, step, count, reach, r, scale, slope, p = code.args
+        scale, fall = code.splat(scale, code.column), code.splat(builder.fneg(slope), code.column)
+        seen_of = code.load(_NUMBERS, code.at(reach, r))
+        zero, never = code.constant(0.0), code.constant(-math.inf)
+        top, total = code.carried(never), code.carried(zero)
 
-        def entry(n: Any) -> Any:
-            return code.add(args[1], builder.mul(n, args[2]))
+        def seen(n: Any) -> Any:
+            return builder.icmp_signed("<", code.numbers(n), seen_of)
 
-        with cgutils.for_range(builder, args[3]) as loop:
-            x = builder.fmul(code.load(code.eight, code.at(0, entry(loop.index))), scale_of)
-            far = code.splat(builder.sitofp(loop.index, code.scalar), code.eight)
-            x = code.call("fmuladd", builder.fneg(slope_of), far, x)
-            seen = code.seen(loop.index, reach_of)
-            x = builder.select(seen, x, code.constant(-math.inf))
-            builder.store(code.call("maxnum", x, builder.load(top)), top)
-            code.store(x, code.at(8, entry(loop.index)))
-        # the largest may pass over a NaN; the exponential then brings it back
-        with cgutils.for_range(builder, args[3]) as loop:
-            place = code.at(8, entry(loop.index))
-            x = _exp(code, builder.fsub(code.load(code.eight, place), builder.load(top)))
+        with code.loop(count) as loop:
+            entry = code.entry(loop.index, step, i)
+            x = builder.fmul(code.load(code.column, code.at(score, entry)), scale)
+            far = code.splat(builder.sitofp(loop.index, code.scalar), code.column)
+            x = builder.select(seen(loop.index), code.fma(fall, far, x), never)
+            # a NaN is never the largest; the exponential brings it back
+            higher = builder.fcmp_ordered(">", x, builder.load(top))
+            builder.store(builder.select(higher, x, builder.load(top)), top)
+            code.store(x, code.at(p, entry))
+        with code.loop(count) as loop:
+            line = code.at(p, code.entry(loop.index, step, i))
+            x = _exp(code, builder.fsub(code.load(code.column, line), builder.load(top)))
             builder.store(builder.fadd(x, builder.load(total)), total)
-            code.store(x, place)
+            code.store(x, line)
         inverse = builder.fdiv(code.constant(1.0), builder.load(total))
-        with cgutils.for_range(builder, args[3]) as loop:
-            place = code.at(8, entry(loop.index))
-            x = builder.fmul(code.load(code.eight, place), inverse)
-            seen = code.seen(loop.index, reach_of)
-            code.store(builder.select(seen, x, code.constant(0.0)), place)
+        with code.loop(count) as loop:
+            line = code.at(p, code.entry(loop.index, step, i))
+            x = builder.fmul(code.load(code.column, line), inverse)
+            code.store(builder.select(seen(loop.index), x, zero), line)
         return code.nothing
 
-    whole = types.intp
-    given = (score, whole, whole, whole, reach, whole, score.dtype, score.dtype, p)
+    given = (score, _whole, _whole, _whole, reach, _whole, score.dtype, score.dtype, p)
     return types.none(*given), generate
 
 
 @intrinsic
-def softmax_gradient(typing_context, p, dp, i, step, count, reach, r, scale, ds, first):  # type: ignore[no-untyped-def]
-    """ds[i + n * step ..] += scale * p * (dp - sum of p dp), eight queries at once.
+def softmax_gradient(typing_context, p, dp, i, step, count, reach, r, scale, ds, more):  # type: ignore[no-untyped-def]
+    """ds[i + n * step ..] = scale * p * (dp - sum over n < count of p dp), 0 from n = reach[r ..] on.
 
-    0 from n = reach[r ..] on; the `first` is set, not added.
+    `more` adds to what stands there.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, 0)
-        reach_of = code.load(_REACH, code.at(5, args[6]))
-        scale_of, zero = code.splat(args[7], code.eight), code.constant(0.0)
+        code = _Code(context, builder, signature, args)
+        p, dp, i, step, count, reach, r, scale, ds, more = code.args
+        scale, zero = code.splat(scale, code.column), code.constant(0.0)
+        seen_of = code.load(_NUMBERS, code.at(reach, r))
         delta = code.carried(zero)
 
-        def entry(n: Any) -> Any:
-            return code.add(args[2], builder.mul(n, args[3]))
+        def seen(n: Any) -> Any:
+            return builder.icmp_signed("<", code.numbers(n), seen_of)
 
-        with cgutils.for_range(builder, args[4]) as loop:
-            x, y = (code.load(code.eight, code.at(n, entry(loop.index))) for n in (0, 1))
-            y = builder.select(code.seen(loop.index, reach_of), y, zero)
-            builder.store(code.call("fmuladd", x, y, builder.load(delta)), delta)
-        with cgutils.for_range(builder, args[4]) as loop:
-            x, y, old = (code.load(code.eight, code.at(n, entry(loop.index))) for n in (0, 1, 8))
-            new = builder.fmul(builder.fmul(x, builder.fsub(y, builder.load(delta))), scale_of)
-            new = builder.select(code.seen(loop.index, reach_of), new, zero)
-            old = builder.select(args[9], zero, old)
-            code.store(builder.fadd(new, old), code.at(8, entry(loop.index)))
+        with code.loop(count) as loop:
+            entry = code.entry(loop.index, step, i)
+            x, y = (code.load(code.column, code.at(array, entry)) for array in (p, dp))
+            y = builder.select(seen(loop.index), y, zero)
+            builder.store(code.fma(x, y, builder.load(delta)), delta)
+        with code.loop(count) as loop:
+            entry = code.entry(loop.index, step, i)
+            x, y, old = (code.load(code.column, code.at(array, entry)) for array in (p, dp, ds))
+            new = builder.fmul(builder.fmul(x, builder.fsub(y, builder.load(delta))), scale)
+            new = builder.select(seen(loop.index), new, zero)
+            old = builder.select(more, old, zero)
+            code.store(builder.fadd(new, old), code.at(ds, entry))
         return code.nothing
 
-    whole = types.intp
-    given = (p, dp, whole, whole, whole, reach, whole, p.dtype, ds, types.boolean)
+    given = (p, dp, _whole, _whole, _whole, reach, _whole, p.dtype, ds, types.boolean)
     return types.none(*given), generate
 
 
 @intrinsic
-def ahead(typing_context, lanes, a, i, step):  # type: ignore[no-untyped-def]
-    """Ask memory for eight rows that will be read soon; where there is none, nothing happens."""
+def ahead(typing_context, lanes, a, i, stride):  # type: ignore[no-untyped-def]
+    """Ask memory for sixteen rows that will be read soon; where there is none, nothing happens."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, 1)
-        byte = ir.IntType(8).as_pointer()
-        shape = ir.FunctionType(ir.VoidType(), [byte] + [ir.IntType(32)] * 3)
-        fetch = cgutils.get_or_insert_function(builder.module, shape, "llvm.prefetch.p0")
+        code = _Code(context, builder, signature, args)
+        _, a, i, stride = code.args
+        reading, soon, data = _NUMBER(0), _NUMBER(3), _NUMBER(1)
         for r in range(LANES):
-            at = code.add(args[2], builder.mul(args[3], _INDEX(r)))
-            for d in range(0, LANES * len(lanes), _LINE // code.size):
-                place = builder.bitcast(code.at(1, code.add(at, _INDEX(d))), byte)
-                builder.call(fetch, [place, *(ir.IntType(32)(n) for n in (0, 3, 1))])
+            row = code.at(a, code.entry(_INDEX(r), stride, i))
+            for d in range(0, 8 * len(lanes), _LINE // code.size):
+                line = builder.bitcast(code.at(row, d), ir.IntType(8).as_pointer())
+                code.call("prefetch.p0", ir.VoidType(), line, reading, soon, data)
         return code.nothing
 
-    return types.none(lanes, a, types.intp, types.intp), generate
+    return types.none(lanes, a, _whole, _whole), generate

@@ -216,6 +216,9 @@ def test_a_named_implementation_never_falls_back() -> None:
         local_attention(odd, odd, odd, 2, "banded")
     with pytest.raises(ValueError, match=r"no choice|empty"):
         local_attention_multi(odd, odd, odd, ())
+    endless = torch.zeros(1).expand(1, 1, 1 << 28, 8)
+    with pytest.raises(ValueError, match=r"268435456 positions, expected fewer than 2\^31 / D"):
+        local_attention(endless, endless, endless, 2, "banded")
 
 
 def test_auto_says_once_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
