@@ -1,11 +1,13 @@
-"""Random shapes on a GPU: every output and gradient against float64, beside the same type's error.
+"""Random shapes: every output and gradient against float64, beside the same type's error.
 
 Rule: with `own` the largest error that the reference makes in the inputs' own type, ours is within
 2 own, or, where own is smaller than that by luck (short texts, zeros), within one rounding of its
 largest value or within 4 roundings of float32 of the largest of all. New memory is filled with
-NaN, and every gradient is computed twice and must be the same bit for bit.
+NaN, and every gradient is computed twice, on a CPU by one thread and by three, and must be the same
+bit for bit.
 
 python -m benchmarks.attention_agreement --cases 600 --processes 12
+python -m benchmarks.attention_agreement --device cpu --cases 600 --processes 1
 """
 
 from __future__ import annotations
@@ -26,8 +28,13 @@ from flexattn.attention.patterns import SinkLocal, episode_window, sink_local_at
 
 LENGTHS = (1, 2, 5, 6, 31, 63, 64, 65, 100, 127, 128, 129, 200, 300, 513, 1000)
 HEADS = ((4, 4), (4, 2), (3, 1))
-DIMS = (16, 24, 32, 64, 96, 128)
-TYPES = (torch.bfloat16, torch.float16, torch.float32)
+IMPLEMENTATION = {"cuda": "triton", "cpu": "banded"}
+KINDS = {
+    "cuda": ("row", "row", "head", "int", "multi", "episodes", "sinks"),
+    "cpu": ("row", "row", "head", "int", "multi", "episodes"),
+}
+DIMS = {"cuda": (16, 24, 32, 64, 96, 128), "cpu": (8, 16, 24, 32, 64, 96, 128)}
+TYPES = {"cuda": (torch.bfloat16, torch.float16, torch.float32), "cpu": (torch.float32,)}
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-23}
 
 
@@ -35,6 +42,7 @@ ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-23}
 class Case:
     """One shape."""
 
+    device: str
     seed: int
     kind: str  # "row", "head", "int", "multi", "episodes", "sinks"
     batch: int
@@ -48,12 +56,12 @@ class Case:
     slopes: bool
 
 
-def draw(seed: int) -> Case:
+def draw(device: str, seed: int) -> Case:
     """The case of a seed; types, heads and D are drawn first, since these are compiled in."""
     rng = random.Random(seed % 128)
-    kind = rng.choice(("row", "row", "head", "int", "multi", "episodes", "sinks"))
-    dtype, heads = rng.choice(TYPES), rng.choice(HEADS)
-    dim = rng.choice(DIMS)
+    kind = rng.choice(KINDS[device])
+    dtype, heads = rng.choice(TYPES[device]), rng.choice(HEADS)
+    dim = rng.choice(DIMS[device])
     small, slopes = rng.random() < 0.3, rng.random() < 0.2
     rng = random.Random(seed)
     length = rng.choice(LENGTHS)
@@ -61,7 +69,9 @@ def draw(seed: int) -> Case:
     if small:
         widest = min(widest, 127)
     batch, outside = rng.choice((1, 2, 3, 5)), rng.random() < 0.5
-    return Case(seed, kind, batch, length, heads, dim, widest, dtype, small, outside, slopes)
+    return Case(
+        device, seed, kind, batch, length, heads, dim, widest, dtype, small, outside, slopes
+    )
 
 
 def attend(case: Case, generator: torch.Generator) -> Callable[[list[Tensor], str], Tensor]:
@@ -69,7 +79,7 @@ def attend(case: Case, generator: torch.Generator) -> Callable[[list[Tensor], st
     heads, shape = case.heads[0], (case.batch, case.length)
     slopes = None
     if case.slopes:
-        slopes = torch.rand(heads, generator=generator, device="cuda")
+        slopes = torch.rand(heads, generator=generator, device=case.device)
     if case.kind == "multi":
         widths = tuple(sorted({1, 2, 3, case.widest}))
         return lambda x, impl: local_attention_multi(*x, widths, impl, slopes=slopes)
@@ -85,34 +95,42 @@ def attend(case: Case, generator: torch.Generator) -> Callable[[list[Tensor], st
     if case.kind == "head":
         shape = (case.batch, heads, case.length)
     kind = torch.int8 if case.small else torch.int32
-    window = torch.randint(1, case.widest + 1, shape, generator=generator, device="cuda").to(kind)
+    window = torch.randint(1, case.widest + 1, shape, generator=generator, device=case.device).to(
+        kind
+    )
     if case.kind == "episodes":
-        starts = torch.rand(shape, generator=generator, device="cuda") < 0.1
+        starts = torch.rand(shape, generator=generator, device=case.device) < 0.1
         window = episode_window(window, starts)
     return lambda x, impl: local_attention(*x, window, impl, slopes=slopes)
 
 
 def errors(case: Case) -> list[tuple[str, float, float, float]]:
     """(name, our error, the reference's own, largest value) of the output and each gradient."""
-    generator = torch.Generator("cuda").manual_seed(case.seed)
+    generator = torch.Generator(case.device).manual_seed(case.seed)
     call = attend(case, generator)
 
     def random_rows(heads: int) -> Tensor:
         shape = (case.batch, case.length, heads, case.dim)
-        x = torch.randn(shape, generator=generator, device="cuda").transpose(1, 2).to(case.dtype)
+        x = (
+            torch.randn(shape, generator=generator, device=case.device)
+            .transpose(1, 2)
+            .to(case.dtype)
+        )
         return x if case.positions_outside else x.contiguous()
 
     inputs = [random_rows(heads) for heads in (case.heads[0], case.heads[1], case.heads[1])]
-    slot = torch.Generator("cuda").manual_seed(case.seed + 1)
+    slot = torch.Generator(case.device).manual_seed(case.seed + 1)
 
-    def both(impl: str, dtype: torch.dtype) -> list[Tensor]:
+    def both(impl: str, dtype: torch.dtype, threads: int = 1) -> list[Tensor]:
+        torch.set_num_threads(threads)
         x = [y.detach().to(dtype).requires_grad_() for y in inputs]
         out = call(x, impl)
         slot.manual_seed(case.seed + 1)
-        do = torch.randn(out.shape, generator=slot, device="cuda").to(case.dtype).to(dtype)
+        do = torch.randn(out.shape, generator=slot, device=case.device).to(case.dtype).to(dtype)
         return [out.detach(), *torch.autograd.grad(out, x, do)]
 
-    ours, again = both("triton", case.dtype), both("triton", case.dtype)
+    impl = IMPLEMENTATION[case.device]
+    ours, again = both(impl, case.dtype), both(impl, case.dtype, threads=3)
     own, truth = both("reference", case.dtype), both("reference", torch.float64)
     found = []
     for name, a, b, c, d in zip(("o", "dq", "dk", "dv"), ours, again, own, truth):
@@ -129,13 +147,13 @@ def errors(case: Case) -> list[tuple[str, float, float, float]]:
     return found
 
 
-def check(seeds: list[int]) -> tuple[int, list[str], dict[str, float]]:
+def check(device: str, seeds: list[int]) -> tuple[int, list[str], dict[str, float]]:
     """Cases done, what failed, and the largest ratio of errors of each type and tensor."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
     failed, worst = [], {}
     for seed in seeds:
-        case = draw(seed)
+        case = draw(device, seed)
         try:
             found = errors(case)
             scale = max(largest for *_, largest in found)
@@ -153,7 +171,7 @@ def check(seeds: list[int]) -> tuple[int, list[str], dict[str, float]]:
 
 def beyond_float32() -> str:
     """Scores that a pivot from the own block can't hold: the kernel has to start again."""
-    case = Case(0, "sinks", 1, 640, (4, 2), 64, 1, torch.bfloat16, False, False, False)
+    case = Case("cuda", 0, "sinks", 1, 640, (4, 2), 64, 1, torch.bfloat16, False, False, False)
     generator = torch.Generator("cuda").manual_seed(3)
     q, k, v = (torch.randn(1, h, 640, 64, generator=generator, device="cuda") for h in (4, 2, 2))
     k[:, :, 5] *= 200  # a sink that wins by far
@@ -170,15 +188,17 @@ def beyond_float32() -> str:
 def main() -> int:
     """Run the sweep; 1 where a case fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--cases", type=int, default=600)
     parser.add_argument("--processes", type=int, default=8)
     args = parser.parse_args()
-    print(beyond_float32(), flush=True)
+    if args.device == "cuda":
+        print(beyond_float32(), flush=True)
     parts = [list(range(n, args.cases, 128)) for n in range(128)]  # a part compiles little
     done, failed, worst = 0, [], {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
-        futures = [pool.submit(check, part) for part in parts if part]
+        futures = [pool.submit(check, args.device, part) for part in parts if part]
         for future in as_completed(futures):
             count, bad, ratios = future.result()
             done += count
