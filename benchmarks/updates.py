@@ -2,10 +2,11 @@
 
 2,048 actions, batch 256, 64 numbers a state, two 256-wide layers, twin critics and their target,
 alpha tuned, Adam, one target step an update. Subjects take turns in windows of seconds, under one
-thread and under `--threads`; each subject's better median counts. The peers know no mask: they pay
-for all 2,048 actions in either case. Ours draws its batch from a buffer and lists the legal actions
-from packed bits inside the clock; TorchRL gets batches made before; Tianshou is timed as
-`update(buffer, 256)` and, with `, batch given`, without its sampling.
+thread and under `--threads` (ours: two, one for each half of an update); each subject's better
+median counts. The peers know no mask: they pay for all 2,048 actions in either case. Ours draws its
+batch from a buffer and lists the legal actions from packed bits inside the clock; TorchRL gets
+batches made before; Tianshou is timed as `update(buffer, 256)` and, with `, batch given`, without
+its sampling.
 
     python -m flexattn.bench train --updates 3 --threads 2 --json updates.json
 """
@@ -35,34 +36,41 @@ Step = Callable[[], object]
 
 def rows(windows: int, threads: int) -> Iterator[Row]:
     """Every subject's better median of one thread and of `threads`, the sparse case first."""
-    subjects: dict[tuple[str, str], Step] = {
-        (CASES[0], "flexattn"): ours(LEGAL),
-        (CASES[1], "flexattn"): ours(None),
-    }
+    counts = sorted({1, threads})
+    # (case, subject), threads of the whole -> an update, and the threads of each operation in it
+    subjects: dict[tuple[tuple[str, str], int], tuple[Step, int]] = {}
+    for count in counts:
+        for case, legal in zip(CASES, (LEGAL, None)):
+            subjects[(case, "flexattn"), count] = ours(legal, two_threads=count > 1), 1
     for name, make in (("torchrl", torchrl), ("tianshou", tianshou)):
         try:
             steps = make()
         except ImportError:
             continue
         for suffix, step in steps.items():
-            subjects[CASES[1], name + suffix] = step
-    counts = sorted({1, threads})
-    rates: dict[tuple[str, str], dict[int, list[float]]] = {
-        key: {count: [] for count in counts} for key in subjects
-    }
-    for step in subjects.values():
+            for count in counts:
+                subjects[(CASES[1], name + suffix), count] = step, count
+    for step, each in subjects.values():
+        use_threads(each)
         step()  # compiles, and allocates what Adam keeps
+    rates: dict[tuple[str, str], dict[int, list[float]]] = {
+        key: {count: [] for count in counts} for key, _ in subjects
+    }
     for _ in range(windows):
-        for count in counts:
-            torch.set_num_threads(count)
-            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-            for key, step in subjects.items():
-                rates[key][count].append(rate(step))
+        for (key, count), (step, each) in subjects.items():
+            use_threads(each)
+            rates[key][count].append(rate(step))
     for (case, subject), found in rates.items():
         best = max(statistics.median(of) for of in found.values())
         cases = (case,) if subject == "flexattn" else CASES  # no mask: the same in either case
         for each in cases:
             yield Row("train", each, subject, best, "updates/s")
+
+
+def use_threads(count: int) -> None:
+    """Let torch and Numba run each operation in so many threads."""
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 
 
 def rate(step: Step) -> float:
@@ -75,7 +83,7 @@ def rate(step: Step) -> float:
     return count / spent
 
 
-def ours(legal: int | None) -> Step:
+def ours(legal: int | None, *, two_threads: bool) -> Step:
     """This package, sampling included; `legal` actions a state on average, None: all."""
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -93,6 +101,7 @@ def ours(legal: int | None) -> Step:
         MlpActor(NUMBERS, WIDTHS, ACTIONS),
         MlpCritics(NUMBERS, WIDTHS, ACTIONS, by_rows=True),
         Settings(kappa=0.5, alpha_first=0.2, alpha_adam=True, critic_lr=3e-4),
+        two_threads=two_threads,
     )  # fmt: skip
 
     def sets(which: np.ndarray) -> LegalSets | None:

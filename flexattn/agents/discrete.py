@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import numba
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,9 @@ from flexattn.agents.masked import sample
 from flexattn.agents.row_adam import RowAdam
 from flexattn.agents.soft import soft_values
 from flexattn.agents.twins import follow
+
+One = TypeVar("One")
+Two = TypeVar("Two")
 
 
 class Network(Protocol):
@@ -126,8 +131,17 @@ class Update:
 class DiscreteSac:
     """Actor, twin critics, their target, one temperature, their optimisers."""
 
-    def __init__(self, actor: Actor, critics: Critics, settings: Settings) -> None:
-        """Take the networks; the target begins as a copy of the critics."""
+    def __init__(
+        self, actor: Actor, critics: Critics, settings: Settings, *, two_threads: bool = False
+    ) -> None:
+        """Take the networks; the target begins as a copy of the critics.
+
+        Args:
+          actor, critics: the networks.
+          settings: rates.
+          two_threads: the critics' half of an update and the actor's run at the same time, each in
+            one thread, with the same results; torch and Numba must be set to one thread each.
+        """
         self.actor, self.critics, self.settings = actor, critics, settings
         self.target = copy.deepcopy(critics)
         for parameter in self.target.parameters():
@@ -135,46 +149,83 @@ class DiscreteSac:
         self.log_alpha = torch.tensor(settings.alpha_first).log()
         tables = {id(table) for table in critics.tables}
         dense = [parameter for parameter in critics.parameters() if id(parameter) not in tables]
-        self.optimiser = torch.optim.Adam(
-            [
-                {"params": list(actor.parameters()), "lr": settings.actor_lr},
-                {"params": dense, "lr": settings.critic_lr},
-            ],
-            fused=True,
-        )
+        self.actor_optimiser = torch.optim.Adam(actor.parameters(), settings.actor_lr, fused=True)
+        self.critic_optimiser = torch.optim.Adam(dense, settings.critic_lr, fused=True)
         self.table_optimiser = RowAdam(critics.tables, settings.critic_lr)
         self.alpha_optimiser = torch.optim.Adam([self.log_alpha], settings.alpha_lr, fused=True)
+        self.beside: ThreadPoolExecutor | None = None
+        if two_threads:
+            self.beside = ThreadPoolExecutor(1, "actor", _use_one_thread)
 
     def update(self, batch: Transitions) -> Update:
         """One step on critics, actor and temperature; the target follows."""
         settings, alpha = self.settings, self.log_alpha.exp()
+        # J_Q and J_pi are both taken where the networks stand, so what one half has evaluated
+        # serves the other, and neither network moves before both have been read
+        (q_after, h), (logits_after, logits) = self._both(
+            lambda: self._evaluate_critics(batch), lambda: self._evaluate_actor(batch)
+        )
+
+        def learn_critics() -> Tensor:
+            with torch.no_grad():
+                v, _ = soft_values(logits_after, q_after, alpha, batch.legal_after)
+                y = losses.td_target(batch.reward, batch.terminated, v, settings.gamma)
+            taken = self.critics.value(h, batch.taken)
+            j_q = losses.critic_loss(taken, y, torch.ones_like(batch.terminated), settings.huber)
+            self.critic_optimiser.zero_grad(set_to_none=True)
+            self.table_optimiser.zero_grad()
+            j_q.backward()
+            return j_q.detach()
+
+        def learn_actor() -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                q = self.critics.values(h, batch.legal)
+            v, nats = soft_values(logits, q, alpha, batch.legal)
+            j_pi = -v.mean()
+            self.actor_optimiser.zero_grad(set_to_none=True)
+            j_pi.backward()
+            return j_pi.detach(), nats
+
+        j_q, (j_pi, nats) = self._both(learn_critics, learn_actor)
+
+        def move_critics() -> None:
+            self.critic_optimiser.step()
+            self.table_optimiser.step()
+            follow(self.target.parameters(), self.critics.parameters(), settings.target_ema)
+
+        def move_actor() -> None:
+            self.actor_optimiser.step()
+            if settings.alpha_lr:
+                self._move_temperature(batch, nats, logits.shape[-1])
+
+        self._both(move_critics, move_actor)
+        return Update(j_q, j_pi, nats.mean(), self.log_alpha.exp())
+
+    def _both(self, one: Callable[[], One], two: Callable[[], Two]) -> tuple[One, Two]:
+        """What both give, at the same time where there are two threads."""
+        if self.beside is None:
+            return one(), two()
+        other = self.beside.submit(two)
+        try:
+            found = one()
+        finally:
+            second = other.result()  # waited for after an error, too
+        return found, second
+
+    def _evaluate_critics(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """The target's values after the step, [2, J], and the critics' features before it."""
         with torch.no_grad():
             after = self.target.values(self.target.features(batch.after), batch.legal_after)
-            logits = self.actor.logits(batch.after, batch.legal_after)
-            v, _ = soft_values(logits, after, alpha, batch.legal_after)
-            y = losses.td_target(batch.reward, batch.terminated, v, settings.gamma)
-        # J_Q and J_pi are both taken where the critics stand, so their features are needed once
-        h = self.critics.features(batch.state)
-        everywhere = torch.ones_like(batch.terminated)
-        taken = self.critics.value(h, batch.taken)
-        j_q = losses.critic_loss(taken, y, everywhere, settings.huber)
-        with torch.no_grad():
-            q = self.critics.values(h, batch.legal)
-        v, nats = soft_values(self.actor.logits(batch.state, batch.legal), q, alpha, batch.legal)
-        j_pi = -v.mean()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.table_optimiser.zero_grad()
-        (j_q + j_pi).backward()
-        self.optimiser.step()
-        self.table_optimiser.step()
-        if settings.alpha_lr:
-            self._move_temperature(batch, nats, everywhere, logits.shape[-1])
-        follow(self.target.parameters(), self.critics.parameters(), settings.target_ema)
-        return Update(j_q.detach(), j_pi.detach(), nats.mean(), self.log_alpha.exp())
+        return after, self.critics.features(batch.state)
 
-    def _move_temperature(
-        self, batch: Transitions, nats: Tensor, everywhere: Tensor, actions: int
-    ) -> None:
+    def _evaluate_actor(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """Logits after the step, without gradient, and before it."""
+        with torch.no_grad():
+            after = self.actor.logits(batch.after, batch.legal_after)
+        return after, self.actor.logits(batch.state, batch.legal)
+
+    def _move_temperature(self, batch: Transitions, nats: Tensor, actions: int) -> None:
+        everywhere = torch.ones_like(batch.terminated)
         counts = nats.new_tensor(actions) if batch.legal is None else batch.legal.counts
         target = losses.entropy_target(counts, self.settings.kappa)
         if self.settings.alpha_adam:
@@ -202,3 +253,9 @@ class DiscreteSac:
         if generator is None:
             return logits.argmax(-1)
         return sample(logits, generator)
+
+
+def _use_one_thread() -> None:
+    """A thread's own operations stay in it; torch and Numba each keep a count a thread."""
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)

@@ -9,10 +9,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from flexattn.agents.dense import DenseLayer, dense
 from flexattn.agents.legal import LegalSets, legal_linear, taken_linear
-from flexattn.agents.twins import TwinLinear
 
 
 class MlpActor(nn.Module):
@@ -22,18 +21,15 @@ class MlpActor(nn.Module):
         """Take S, the hidden widths (none: linear in the state) and A."""
         super().__init__()
         widths = (inputs, *hidden)
-        self.body = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.head = nn.Linear(widths[-1], actions)
+        self.body = nn.Sequential(*(DenseLayer(1, a, b, relu=True) for a, b in pairwise(widths)))
+        self.head = DenseLayer(1, widths[-1], actions, relu=False)
 
     def logits(self, state: Tensor, legal: LegalSets | None) -> Tensor:
         """Logits of the legal pairs, [N, S] -> [J]; [N, A] where `legal` is None."""
-        h = state
-        for layer in self.body:
-            h = functional.relu(layer(h), inplace=True)
+        h = self.body(state.unsqueeze(0))
         if legal is None:
-            return self.head(h)
-        weight, bias = self.head.weight.unsqueeze(0), self.head.bias.unsqueeze(0)
-        return legal_linear(h.unsqueeze(0), weight, legal, bias)[0]
+            return self.head(h)[0]
+        return legal_linear(h, self.head.weight, legal, self.head.bias)[0]
 
 
 class MlpCritics(nn.Module):
@@ -46,7 +42,7 @@ class MlpCritics(nn.Module):
         super().__init__()
         self.by_rows = by_rows
         widths = (inputs, *hidden)
-        self.body = nn.ModuleList(TwinLinear(a, b) for a, b in pairwise(widths))
+        self.body = nn.Sequential(*(DenseLayer(2, a, b, relu=True) for a, b in pairwise(widths)))
         bound = widths[-1] ** -0.5
         self.weight = nn.Parameter(torch.empty(2, actions, widths[-1]).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(2, actions).uniform_(-bound, bound))
@@ -58,15 +54,13 @@ class MlpCritics(nn.Module):
 
     def features(self, state: Tensor) -> Tensor:
         """What the twins make of a state, [N, S] -> [2, N, D]."""
-        h = state.expand(2, *state.shape)
-        for layer in self.body:
-            h = functional.relu(layer(h), inplace=True)
-        return h
+        h: Tensor = self.body(state.unsqueeze(0))
+        return h if len(h) == 2 else h.expand(2, *state.shape)
 
     def values(self, h: Tensor, legal: LegalSets | None) -> Tensor:
         """Q(s, .) of the legal pairs, [2, J]; [2, N, A] where `legal` is None."""
         if legal is None:
-            return torch.baddbmm(self.bias.unsqueeze(1), h, self.weight.transpose(1, 2))
+            return dense(h, self.weight, self.bias, relu=False)
         return legal_linear(h, self.weight, legal, self.bias)
 
     def value(self, h: Tensor, taken: Tensor) -> Tensor:

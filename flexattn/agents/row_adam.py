@@ -57,7 +57,7 @@ def _flat(table: Tensor) -> Tensor:
     return table.view(-1, table.shape[-1])
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, cache=True, fastmath=True, error_model="numpy")  # no test for 0: lanes
 def _move(
     table: Any, first: Any, second: Any, rows: Any, values: Any, rate: Any, one: Any, two: Any
 ) -> None:

@@ -170,3 +170,44 @@ def test_a_uniform_policy_over_legal_actions_keeps_alpha_bounded(adam: bool) -> 
     for _ in range(100):
         update = agent.update(batch)
     assert update.alpha < 1.0
+
+
+def test_two_halves_at_once_give_the_bits_of_one_after_the_other() -> None:
+    rng = np.random.default_rng(4)
+    mask = rng.random((64, 90)) < 0.2
+    taken = rng.integers(0, 90, 64)
+    mask[np.arange(64), taken] = True
+    sets = _sets(mask)
+    batch = Transitions(
+        torch.randn(64, 6), sets, torch.from_numpy(taken), torch.randn(64),
+        torch.from_numpy(rng.random(64) < 0.1), torch.randn(64, 6), sets,
+    )  # fmt: skip
+    sides = []
+    for two_threads in (False, True):
+        torch.manual_seed(0)
+        agent = DiscreteSac(
+            MlpActor(6, (32, 32), 90), MlpCritics(6, (32, 32), 90, by_rows=True),
+            Settings(alpha_adam=True), two_threads=two_threads,
+        )  # fmt: skip
+        for _ in range(30):
+            update = agent.update(batch)
+        networks = agent.actor, agent.critics, agent.target
+        weights = [p.detach() for network in networks for p in network.parameters()]
+        sides.append([*weights, update.critic_loss, update.actor_loss, update.alpha])
+    assert all(torch.equal(one, two) for one, two in zip(*sides))
+
+
+def test_an_error_in_the_actors_half_is_raised_and_moves_nothing() -> None:
+    torch.manual_seed(0)
+    agent = DiscreteSac(
+        MlpActor(6, (32,), 9), MlpCritics(6, (32,), 9), Settings(), two_threads=True
+    )  # fmt: skip
+    before = [parameter.clone() for parameter in agent.critics.parameters()]
+    agent.actor.head.weight.data = torch.zeros(1, 9, 5)  # does not fit the layer below
+    batch = Transitions(
+        torch.randn(20, 6), None, torch.zeros(20, dtype=torch.int64), torch.randn(20),
+        torch.zeros(20, dtype=torch.bool), torch.randn(20, 6), None,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError):
+        agent.update(batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.critics.parameters()))
