@@ -30,6 +30,7 @@ from flexattn.config import Config
 from flexattn.display import Display
 from flexattn.domain import Domain
 from flexattn.job import create_folder
+from flexattn.memory import Heap
 from flexattn.training import Training
 
 WRITES = "student writes"
@@ -52,8 +53,8 @@ BORDERS: tuple[tuple[Any, str, str], ...] = (
     (torch.optim.Adam, "step", "optimiser"),
     (torch.nn.utils, "clip_grad_norm_", "optimiser"),
     (sac, "follow", "optimiser"),
-    (training, "give_back", "memory"),
-    (training, "keep_small", "memory"),
+    (Heap, "give_back", "memory"),
+    (Heap, "settle", "memory"),
     (Display, "advance", "display"),
 )
 
@@ -96,7 +97,7 @@ class Watch:
 
 
 def shares(config: Config, steps: int) -> Iterator[Row]:
-    """Milliseconds a step of each part and phase, then each part's share of the whole training."""
+    """Milliseconds a step of each part, characters a second, of each phase and of the whole."""
     watch = Watch()
     whole: dict[str, float] = defaultdict(float)
     characters = 0.0
@@ -109,7 +110,7 @@ def shares(config: Config, steps: int) -> Iterator[Row]:
         "sac_steps": min(steps + 1, train.sac_steps),
         "dagger_steps": 0,
     }
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:  # the log closes first
         made = config.model_copy(
             update={
                 "train": train.model_copy(update=short),
@@ -138,18 +139,27 @@ def shares(config: Config, steps: int) -> Iterator[Row]:
                 phase, began, before = name, step, ongoing.characters
                 continue
             if step == borders[name]:
-                done = step - began
-                for part, seconds in watch.take().items():
+                done, learnt = step - began, ongoing.characters - before
+                spent = watch.take()
+                _show(name, spent)
+                for part, seconds in spent.items():
                     whole[part] += seconds / done * counts[name]
                     yield Row("train", f"{name}/{part}", "flexattn", seconds / done * 1e3, "ms")
-                characters += (ongoing.characters - before) / done * counts[name]
+                yield Row("train", name, "flexattn", learnt / sum(spent.values()), "tokens/s")
+                characters += learnt / done * counts[name]
         log.event("end")
-    total = sum(whole.values())
-    for part, seconds in sorted(whole.items(), key=lambda item: -item[1]):
-        kind = "" if part in LEARNING else "  (no learning)"
-        print(f"{seconds / total:7.1%}  {part}{kind}")
+    _show("the whole training", whole)
+    for part, seconds in whole.items():
         yield Row("train", f"whole/{part}", "flexattn", seconds, "s")
-    yield Row("train", "whole", "flexattn", characters / total, "tokens/s")
+    yield Row("train", "whole", "flexattn", characters / sum(whole.values()), "tokens/s")
+
+
+def _show(name: str, spent: dict[str, float]) -> None:
+    """Print each part's share, the largest first."""
+    print(name)
+    for part, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        kind = "" if part in LEARNING else "  (no learning)"
+        print(f"{seconds / sum(spent.values()):7.1%}  {part}{kind}")
 
 
 def _wrap(watch: Watch, stack: ExitStack) -> None:
