@@ -64,6 +64,7 @@ class CorpusSection(Section):
 
     path: str
     records: Amount = 0
+    heldout: Literal["among", "all"] = "among"
 
 
 class LexiconSection(Section):
@@ -170,6 +171,7 @@ class AgentSection(Section):
     grad_clip: Positive = 10.0
     bc_weight: Range = (1.0, 1.0)
     history_noise: Unit = 0.1
+    rollout_noise: Unit = 0.0
     dagger_beta: Range = (0.5, 0.0)
     demo_fraction: Unit = 0.5
     buffer_answers: Count = 1024

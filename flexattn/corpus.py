@@ -93,19 +93,21 @@ def split_of(term: str) -> str:
     return "heldout" if int(digest, 16) % HELDOUT_MODULUS == 0 else "train"
 
 
-def load_corpus(path: str | Path, records: int = 0) -> Corpus:
-    """Read and check a JSONL file of teacher answers; `records` as in `evenly`.
+def load_corpus(path: str | Path, records: int = 0, *, heldout: bool = False) -> Corpus:
+    """Read and check a JSONL file of teacher answers; `records` and `heldout` as in `evenly`.
 
     Raises: CorpusError, one line with file, line and what was expected.
     """
     data = jsontext.read_bytes(path, CorpusError)
-    return parse_corpus(evenly(data, records, str(path)), str(path))
+    return parse_corpus(evenly(data, records, str(path), heldout=heldout), str(path))
 
 
-def evenly(data: bytes, records: int, where: str) -> bytes:
+def evenly(data: bytes, records: int, where: str, *, heldout: bool = False) -> bytes:
     """`records` lines of a corpus file, evenly spread over it; every line where 0.
 
     Taking as many lines as there are changes nothing, so a run folder's copy can be cut again.
+    With `heldout` every other held-out answer of the file stays too: a small training is asked
+    about as many unseen terms as a whole one.
 
     Raises: CorpusError where the file has fewer.
     """
@@ -117,7 +119,12 @@ def evenly(data: bytes, records: int, where: str) -> bytes:
             f"{where}: has {len(lines)} records, corpus.records asks for {records}; lower it, or "
             f"set it to 0 for all"
         )
-    return b"".join(lines[n * len(lines) // records] + b"\n" for n in range(records))
+    kept = {n * len(lines) // records for n in range(records)}
+    if heldout:
+        parsed = ((n, jsontext.parse(line, where, CorpusError, n)) for n, line in enumerate(lines, 1))
+        found = ((n, parse_record(value, f"{where}:{n}")) for n, value in parsed)
+        kept |= {n - 1 for n, record in found if record.split == "heldout"}
+    return b"".join(lines[n] + b"\n" for n in sorted(kept))
 
 
 def parse_corpus(data: bytes, where: str) -> Corpus:

@@ -33,8 +33,9 @@ class Domain:
         Raises: ConfigError, CorpusError, CatalogError or EnvironmentSpecError, one line each.
         """
         path = resolve_path(config.corpus.path)
-        corpus = load_corpus(path, config.corpus.records)
-        data = evenly(path.read_bytes(), config.corpus.records, str(path))
+        every = config.corpus.heldout == "all"
+        corpus = load_corpus(path, config.corpus.records, heldout=every)
+        data = evenly(path.read_bytes(), config.corpus.records, str(path), heldout=every)
         if config.corpus.records and len(data) > COPY_AT_MOST_BYTES:
             raise ConfigError(
                 f"corpus.records: {config.corpus.records} records of {path} take {len(data)} "

@@ -94,6 +94,17 @@ def test_records_are_taken_evenly_and_again_the_same() -> None:
     assert len(load_corpus(ROOT / "corpora" / "medical.jsonl", 7).records) == 7
 
 
+def test_a_small_training_can_be_asked_about_every_held_out_term() -> None:
+    path = ROOT / "corpora" / "medical.jsonl"
+    every, few = load_corpus(path), load_corpus(path, 10)
+    wide = load_corpus(path, 10, heldout=True)
+    assert wide.train == few.train
+    assert wide.heldout == every.heldout
+    domain = Domain.of_config(config("arms/flex.yaml", "corpus.heldout=all"))
+    assert domain.corpus.heldout == every.heldout
+    assert parse_corpus(domain.corpus_bytes, "kept").records == domain.corpus.records
+
+
 def test_a_run_keeps_the_records_that_it_used_and_no_other() -> None:
     domain = Domain.of_config(config("arms/flex.yaml"))
     assert len(domain.corpus.records) == 16
@@ -110,6 +121,10 @@ STEPS = {
     "arms/dagger.yaml": ("train.clone_steps=2", "train.dagger_steps=4"),
     "arms/baseline.yaml": ("train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3"),
     "ablations/one-head.yaml": ("train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3"),
+    "arms/flex.yaml": (
+        "train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3",
+        "agent.rollout_noise=0.3",
+    ),
 }
 
 

@@ -112,6 +112,7 @@ def test_a_small_run_trains_each_character_once_and_its_log_is_sound(tmp_path: P
         ("agent.cql_weight=0.5", "agent.cql_weight"),
         ("agent.stability_weight=0.1", "agent.stability_weight"),
         ("agent.forbidden_teacher=reject", "agent.forbidden_teacher"),
+        ("agent.rollout_noise=0.1", "agent.rollout_noise"),
         ("train.dagger_steps=5", "train.dagger_steps"),
         ("reward.bonus=hard", "reward.bonus"),
         ("lexicon.watch=true", "lexicon.watch"),

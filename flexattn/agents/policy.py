@@ -153,15 +153,29 @@ class TeacherWrites:
 
 
 class NoiseWrites:
-    """Noise in the history of demonstrations: a share of the characters is replaced at random."""
+    """Noise in a history: a share of the characters is replaced at random, `beneath` elsewhere."""
 
-    def __init__(self, share: float, alphabet: Ids, rng: np.random.Generator) -> None:
-        """Take the share, 0..1, ids that may be written, [K], and the draws' source."""
-        self.share, self.alphabet, self.rng = share, alphabet, rng
+    def __init__(
+        self,
+        share: float | npt.NDArray[np.float64],
+        alphabet: Ids,
+        rng: np.random.Generator,
+        beneath: TeacherWrites | None = None,
+    ) -> None:
+        """Take the share, 0..1 or one for each environment, [N], and where characters come from.
+
+        Args:
+          share: of the characters written.
+          alphabet: ids that may be written, [K].
+          rng: the draws' source.
+          beneath: what is written where no noise is; None: the emitted character.
+        """
+        self.share, self.alphabet, self.rng, self.beneath = share, alphabet, rng, beneath
 
     def __call__(self, env: Core, char: Ids, active: npt.NDArray[np.bool_]) -> Ids:
         """What is written, -1 for the emitted character."""
         noise = self.rng.choice(self.alphabet, len(char))
         replace = (self.rng.random(len(char)) < self.share) & (char > 2)
         replace &= ~would_complete_banned(env, noise)
-        return np.where(replace, noise, -1).astype(np.int32)
+        other = np.int32(-1) if self.beneath is None else self.beneath(env, char, active)
+        return np.where(replace, noise, other).astype(np.int32)

@@ -334,6 +334,7 @@ def check(config: Config) -> None:
         ("agent.stability_weight", agent.stability_weight, 0.0),
         ("agent.clone_target", agent.clone_target, "character"),
         ("agent.forbidden_teacher", agent.forbidden_teacher, "relabel"),
+        ("agent.rollout_noise", agent.rollout_noise, 0.0),
         ("train.dagger_steps", config.train.dagger_steps, 0),
         ("reward.bonus", config.reward.bonus, "gated"),
         ("lexicon.watch", config.lexicon.watch, False),

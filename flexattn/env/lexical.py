@@ -49,7 +49,8 @@ def open_world(
         config = load_config(str(config or DEFAULT_CONFIG))
     if not isinstance(corpus, Corpus):
         named, limit = (corpus, 0) if corpus else (config.corpus.path, config.corpus.records)
-        corpus = load_corpus(resolve_path(str(named)), limit)
+        every = config.corpus.heldout == "all"
+        corpus = load_corpus(resolve_path(str(named)), limit, heldout=every)
     if not isinstance(catalog, Catalog):
         catalog = load_catalog(resolve_path(str(catalog or config.lexicon.catalog)))
     return World.build(corpus, catalog, config)

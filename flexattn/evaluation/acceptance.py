@@ -241,6 +241,12 @@ def _variance(candidate: Arm, baseline: Arm) -> Verdict:
     if verdict.verdict == "ERROR" or not ours.size or verdict.seeds < MIN_SEEDS:
         return verdict
     ours, theirs = ours.mean(1), theirs.mean(1)
+    if (ours == 1.0).all() and theirs.var(ddof=1) > 0.0:
+        # a logarithm of 0 has no bound; a run that fails now and then may not be among these
+        return _with(
+            verdict, baseline=float(theirs.var(ddof=1)), candidate=0.0, estimate=0.0,
+            note="every run of the candidate has ROUGE-L 1, so no bound can be given",
+        )  # fmt: skip
     try:
         bounds = compare.variance_ratio(ours, theirs)
     except ValueError as error:

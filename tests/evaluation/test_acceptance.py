@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -113,6 +114,21 @@ def test_a_metric_that_is_zero_everywhere_is_an_error() -> None:
     found = verdicts(zero, zero)
     assert found["rouge_l", "greedy"].verdict == "ERROR"
     assert found["seed_variance", "greedy"].verdict == "ERROR"
+
+
+def test_a_candidate_at_the_ceiling_with_every_seed_leaves_its_variance_undecided() -> None:
+    best, below = arm("b", seed=1, spread=0.0), arm("b", seed=1, spread=0.0)
+    top = [
+        tuple(replace(row, kpis={**row.kpis, "rouge_l": 1.0}) for row in run.rows)
+        for run in best.runs
+    ]
+    best = Arm("b", tuple(replace(run, rows=rows) for run, rows in zip(best.runs, top)))
+    found = verdicts(best, arm("a", spread=0.02))["seed_variance", "greedy"]
+    assert (found.verdict, found.estimate, found.upper) == ("INCONCLUSIVE", 0.0, None)
+    assert "no bound" in found.note
+    # a variance of 0 anywhere else, or of the baseline, has no such reason
+    assert verdicts(below, arm("a"))["seed_variance", "greedy"].verdict == "ERROR"
+    assert verdicts(best, best)["seed_variance", "greedy"].verdict == "ERROR"
 
 
 def test_a_regime_without_answers_decides_nothing() -> None:
