@@ -121,9 +121,10 @@ def evenly(data: bytes, records: int, where: str, *, heldout: bool = False) -> b
         )
     kept = {n * len(lines) // records for n in range(records)}
     if heldout:
-        parsed = ((n, jsontext.parse(line, where, CorpusError, n)) for n, line in enumerate(lines, 1))
-        found = ((n, parse_record(value, f"{where}:{n}")) for n, value in parsed)
-        kept |= {n - 1 for n, record in found if record.split == "heldout"}
+        for n, line in enumerate(lines):
+            value = jsontext.parse(line, where, CorpusError, n + 1)
+            if parse_record(value, f"{where}:{n + 1}").split == "heldout":
+                kept.add(n)
     return b"".join(lines[n] + b"\n" for n in sorted(kept))
 
 

@@ -22,7 +22,7 @@ from flexattn.evaluation.optimum import Rules
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-FEW = ["corpus.records=16"]
+FEW = ["corpus.records=16", "corpus.heldout=among"]
 
 
 def config(name: str, *more: str) -> Config:
