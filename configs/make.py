@@ -92,6 +92,7 @@ for name in ("flex", "baseline"):
     title, changes = ARMS[name]
     ARMS[f"{name}-short"] = (f"{title}\n# Half the steps.", {**changes, **SHORT_BUDGET})
 
+# each is flex-short without one part, or with one more
 ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "hard-bonus": (
         "A hit pays lambda_lex flat: no gate, no IDF.", {"reward.bonus": "hard"},
@@ -109,7 +110,8 @@ ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "no-guide": ("No guide mask: every character of the vocabulary.", {"env.guide": "none"}),
     "cloning-only": (
-        "Cloning alone under the same heads; what SAC would cost goes into cloning.", CLONING,
+        "Cloning alone under the same heads; what SAC would cost goes into cloning.",
+        {**CLONING, "train.clone_steps": "650"},
     ),
 }  # fmt: skip
 
@@ -176,7 +178,8 @@ def files() -> dict[Path, str]:
     made = {}
     for folder, table in (("arms", ARMS), ("ablations", ABLATIONS)):
         for name, (title, changes) in table.items():
-            own = {**SIZE, "run.name": name, **changes}
+            budget = SHORT_BUDGET if folder == "ablations" else {}
+            own = {**SIZE, **budget, "run.name": name, **changes}
             made[HERE / folder / f"{name}.yaml"] = changed(base, title, own)
     for name, (title, changes) in STAGES.items():
         own = {"run.name": f"stage_{name}", "train.final_answers": "400", **changes}
