@@ -307,10 +307,11 @@ class Training:
         records = self.rng.choice(self.world.train, self.core.num_envs)
         beta = linear(agent.dagger_beta, round(share * 1000), 1001)
         student = Student(self.learner.actor, generator=self.generator)
-        scribe: TeacherWrites | NoiseWrites = TeacherWrites(beta, self.rng)
+        teacher = TeacherWrites(beta, self.rng)
+        scribe: TeacherWrites | NoiseWrites = teacher
         if agent.rollout_noise:
             shares = self.rng.random(len(records)) * agent.rollout_noise
-            scribe = NoiseWrites(shares, self.alphabet, self.rng, scribe)
+            scribe = NoiseWrites(shares, self.alphabet, self.rng, teacher)
         rollout = self._write(self.core, records, student, scribe)
         self.agent_buffer.add(rollout.answers)
         settings = self.world.settings
