@@ -166,6 +166,9 @@ def _corpus(args: argparse.Namespace) -> int:
                 f"--column {pair}: expected NAME=HEADER with a name of {', '.join(COLUMNS)}"
             )
         columns[name] = header
+    if args.max_chars < 0:
+        raise CatalogError(f"--max-chars {args.max_chars}: expected 0 or more")
+    _two_files("--terms", args.terms, args.out)
     paths = [resolve_path(path) for path in args.tables]
     made = gather(paths, columns, args.ask, prefix=args.prefix, most_chars=args.max_chars)
     if made.dropped:
@@ -188,6 +191,12 @@ def _corpus(args: argparse.Namespace) -> int:
     return 0
 
 
+def _two_files(option: str, path: str | None, out: str) -> None:
+    """What is written second must not take the place of what was written first."""
+    if path is not None and Path(path).absolute() == Path(out).absolute():
+        raise CatalogError(f"{option} {path}: is the file of --out too; give it another name")
+
+
 # ---- build -----------------------------------------------------------------------------
 
 
@@ -197,6 +206,9 @@ def _build(args: argparse.Namespace) -> int:
             f"--min-chars {args.min_chars} --max-chars {args.max_chars}: expected "
             f"2 <= min <= max <= {MAX_TERM_CHARS}; single characters earn nothing"
         )
+    if args.propose_top < 1:
+        raise CatalogError(f"--propose-top {args.propose_top}: expected 1 or more")
+    _two_files("--propose", args.propose, args.out)
     listed = [line for path in args.lists for line in read_term_list(resolve_path(path))]
     train = load_corpus(resolve_path(args.corpus)).train if args.corpus else ()
     answers = [record.answer for record in train]
@@ -289,7 +301,8 @@ def _validate(args: argparse.Namespace) -> int:
         if catalog is not None and corpus is not None:
             defects = _corpus_defects(catalog, corpus)
         for defect in defects:
-            print(f"error: {name}: {defect}", file=sys.stderr)
+            # a defect of the JSON begins with its line, such as ":3: column 1"
+            print(f"error: {name}{'' if defect[0] == ':' else ': '}{defect}", file=sys.stderr)
         if defects or catalog is None:
             bad += 1
             continue
@@ -308,7 +321,7 @@ def _check(name: str) -> tuple[list[str], Catalog | None]:
     try:
         value = jsontext.parse(data, name, CatalogError)
     except CatalogError as error:
-        return [str(error).removeprefix(f"{name}:").strip()], None
+        return [str(error).removeprefix(name)], None
     defects = list(find_defects(value))
     return defects, None if defects else parse_catalog(value, name)
 

@@ -26,6 +26,7 @@ from ruamel.yaml.error import YAMLError
 from flexattn.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_SEED = 2**53 - 1  # the largest integer that the manifest's JSON holds exactly
 
 
 def _as_tuple(value: object) -> object:
@@ -38,11 +39,14 @@ Guards = Annotated[
     BeforeValidator(_as_tuple),
     Field(min_length=1),
 ]
-Range = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Shares = Annotated[tuple[Unit, Unit], BeforeValidator(_as_tuple)]
+Weights = Annotated[tuple[NonNegative, NonNegative], BeforeValidator(_as_tuple)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+# a width or a length that memory is taken for: what is larger is a slip, not a plan
+Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Amount = Annotated[int, Field(ge=0)]
 
 
@@ -97,7 +101,7 @@ class EnvSection(Section):
     history_chars: Ints
     hit_cap_chars: Ints
     semantic_gate: Unit = 0.75
-    gate_window: Count = 12
+    gate_window: Size = 12
     gate_mix: Unit = 0.5
     gate_k1: NonNegative = 1.2
     gate_b: Unit = 0.75
@@ -106,10 +110,10 @@ class EnvSection(Section):
     slack: Amount = 8
     num_envs: Count = 64
     question: Literal["terms", "raw"] = "terms"
-    question_chars: Count = 24
-    max_history: Count = 16
-    sketch_dim: Count = 64
-    future_chars: Count = 8
+    question_chars: Size = 24
+    max_history: Size = 16
+    sketch_dim: Size = 64
+    future_chars: Size = 8
 
 
 class RewardSection(Section):
@@ -135,30 +139,23 @@ class RewardSection(Section):
 class KappaSection(Section):
     """Entropy targets kappa * log|A(s)| per head, [first, last] over the SAC steps."""
 
-    history: Range
-    cap: Range
-    char: Range
+    history: Shares
+    cap: Shares
+    char: Shares
 
 
 class CurriculumSection(Section):
     """Which (Lh, Lp) the teacher's answers come with: short, then mixed, then the domain's own."""
 
-    rho: Range = (0.0, 1.0)
+    rho: Shares = (0.0, 1.0)
     cloning: Literal["uniform", "curriculum"] = "uniform"
-
-    @field_validator("rho")
-    @classmethod
-    def _shares(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0.0 <= share <= 1.0 for share in value):
-            raise ValueError(f"is {list(value)}, expected two shares within 0..1")
-        return value
 
 
 class AgentSection(Section):
     """Masked discrete SAC, and the teacher's side of it."""
 
-    hidden: Count = 256
-    char_dim: Count = 128
+    hidden: Size = 256
+    char_dim: Size = 128
     gamma: Unit = 0.997
     target_ema: Unit = 0.005
     clone_lr: Positive = 2e-3
@@ -169,10 +166,10 @@ class AgentSection(Section):
     alpha_first: Positive = 0.01
     kappa: KappaSection
     grad_clip: Positive = 10.0
-    bc_weight: Range = (1.0, 1.0)
+    bc_weight: Weights = (1.0, 1.0)
     history_noise: Unit = 0.1
     rollout_noise: Unit = 0.0
-    dagger_beta: Range = (0.5, 0.0)
+    dagger_beta: Shares = (0.5, 0.0)
     demo_fraction: Unit = 0.5
     buffer_answers: Count = 1024
     critic_target: Literal["parts", "sum"] = "parts"
@@ -188,8 +185,8 @@ class AttentionSection(Section):
     """The encoder over the written history."""
 
     impl: Literal["auto", "reference", "banded", "triton"] = "auto"
-    heads: Count = 4
-    kv_heads: Count = 4
+    heads: Size = 4
+    kv_heads: Size = 4
     position: Literal["rope", "alibi", "none"] = "rope"
     gate: bool = True
 
@@ -213,7 +210,7 @@ class TrainSection(Section):
     bert_layer: Count = 8
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 3
-    threads: Count = 2
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
     device: Literal["cpu", "cuda"] = "cpu"
     tensorboard: bool = False
 
@@ -239,9 +236,9 @@ class StagesSection(Section):
 
 
 class Config(Section):
-    """A complete configuration, SPEC section 13."""
+    """A complete configuration; `configs/medical.yaml` explains every key."""
 
-    seed: Amount
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     run: RunSection
     corpus: CorpusSection
     lexicon: LexiconSection
@@ -267,6 +264,29 @@ class Config(Section):
             raise ValueError(
                 f"env.max_history is {self.env.max_history}, expected at least "
                 f"{max(self.env.history_chars)}, the largest of env.history_chars"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Config:
+        # said here, where nothing is written yet; the encoder would raise inside a run folder
+        dim, attention = self.agent.char_dim, self.attention
+        if attention.heads % attention.kv_heads:
+            raise ValueError(
+                f"attention.kv_heads is {attention.kv_heads}, expected a divisor of "
+                f"attention.heads, {attention.heads}"
+            )
+        parts = 2 * attention.heads if attention.position == "rope" else attention.heads
+        if dim % parts:
+            raise ValueError(
+                f"agent.char_dim is {dim}, expected a multiple of {parts} for "
+                f"{attention.heads} attention.heads with position {attention.position}"
+            )
+        wanted = {"banded": "cpu", "triton": "cuda"}.get(attention.impl, self.train.device)
+        if wanted != self.train.device:
+            raise ValueError(
+                f"attention.impl is {attention.impl}, which runs on {wanted}, but train.device is "
+                f"{self.train.device}; set attention.impl=auto"
             )
         return self
 

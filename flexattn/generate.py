@@ -38,7 +38,7 @@ ALTERNATIVES = 5  # characters a step that --explain shows
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="flexattn.generate",
+        prog="python -m flexattn.generate",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     requests = asked(given.question, given.questions)
     if (given.run is None) == (given.stages is None):
         raise FlexAttnError("--run or --stages: expected one of them, such as --run logs/medical")
-    if given.values and (given.stages or given.explain or strategy.name != Strategy().name):
+    others = given.stages or given.out or given.explain or strategy.name != Strategy().name
+    if given.values and others:
         raise FlexAttnError("--values: goes with --run, --question and --json; leave others away")
     if given.stages:
         return serve(given, requests, strategy)

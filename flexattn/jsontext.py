@@ -7,6 +7,7 @@ levels, so that no text can exhaust the stack. A file is written whole or not at
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -95,7 +96,16 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
     Raises: OSError where the folder can't be written.
     """
-    target = Path(path)
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file", str(path))
+    try:
+        _write_whole(Path(path), data)
+    except OSError as problem:
+        # the temporary file's name would say nothing to who asked for `path`
+        raise OSError(problem.errno, problem.strerror, str(path)) from None
+
+
+def _write_whole(target: Path, data: bytes) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     temporary = Path(name)
     try:

@@ -124,13 +124,23 @@ def _rows(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, Mapping[s
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     header = dict.fromkeys(reader.fieldnames or (), "")
     _has_needed(header, names, f"{path}:1")
-    for row in reader:
+    for row in _read(reader, path):
         if None in row:
             raise CorpusError(
                 f"{path}:{reader.line_num}: has more cells than the header's {len(header)}; "
                 f"put a cell that holds the delimiter into quotes"
             )
         yield f"{path}:{reader.line_num}", {key: value or "" for key, value in row.items()}
+
+
+def _read(reader: csv.DictReader[str], path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table; what Python's csv module refuses becomes one line."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise CorpusError(
+            f"{path}:{reader.line_num}: is no table row: {error}; close quotes, shorten the cell"
+        ) from None
 
 
 def _has_needed(row: Mapping[str, Any], names: Mapping[str, str], where: str) -> None:

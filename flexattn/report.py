@@ -89,6 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given.baseline or not given.candidate:
         raise FlexAttnError("--baseline and --candidate: expected run folders, such as logs/base-*")
     if given.promote:
+        if given.arm or given.bench or given.out:
+            raise FlexAttnError(
+                "--promote: goes with --baseline and --candidate alone and keeps its own report; "
+                "leave --arm, --bench and --out away"
+            )
         return _promote(given)
     rounds = read_bench(given.bench)
     report = compare(given.candidate, given.baseline, given.arm, rounds, given.seed, given.draws)

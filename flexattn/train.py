@@ -24,7 +24,7 @@ EPILOG = """example:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="flexattn.train",
+        prog="python -m flexattn.train",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -38,7 +38,9 @@ def test_every_shipped_file_is_complete_and_explains_each_key(file: Path) -> Non
     bare = [
         line
         for line in file.read_text(encoding="utf-8").splitlines()
-        if ":" in line.partition("#")[0] and not line.rstrip().endswith(":") and "#" not in line
+        if ":" in line.partition("#")[0]
+        and not line.rstrip().endswith(":")
+        and "#" not in line
         and line.strip().split(":")[0] not in ("history", "cap", "char")
     ]
     assert bare == []
@@ -66,6 +68,44 @@ def test_every_shipped_file_is_complete_and_explains_each_key(file: Path) -> Non
         pytest.param("- 1", "a.yaml: holds list, expected sections", id="no sections"),
         pytest.param(changed("hit_cap_chars", "[3, 99]"), "99", id="a cap longer than any term"),
         pytest.param(changed("gamma", ".nan"), "a.yaml: agent.gamma", id="not a number"),
+        pytest.param(changed("seed", "-1"), "a.yaml: seed is -1: ", id="a negative seed"),
+        pytest.param(
+            changed("seed", str(2**53)), "a.yaml: seed is ", id="a seed that JSON doesn't hold"
+        ),
+        pytest.param(
+            changed("dagger_beta", "[2, 0]"), "agent.dagger_beta.0 is 2: ", id="a chance above 1"
+        ),
+        pytest.param(
+            changed("bc_weight", "[-1, 0]"), "agent.bc_weight.0 is -1: ", id="a weight below 0"
+        ),
+        pytest.param(
+            changed("rho", "[0, 1.5]"), "agent.curriculum.rho.1 is 1.5: ", id="a share above 1"
+        ),
+        pytest.param(
+            MEDICAL.replace("char: [0.02, 0.003]", "char: [-1, 0]"),
+            "agent.kappa.char.0 is -1: ",
+            id="an entropy target below 0",
+        ),
+        pytest.param(
+            changed("kv_heads", "3"),
+            "attention.kv_heads is 3, expected a divisor of",
+            id="kv_heads",
+        ),
+        pytest.param(
+            changed("char_dim", "36"),
+            "agent.char_dim is 36, expected a multiple of 8",
+            id="char_dim",
+        ),
+        pytest.param(
+            changed("impl", "triton"),
+            "attention.impl is triton, which runs on cuda, but train.device is cpu",
+            id="a kernel of another device",
+        ),
+        pytest.param(
+            changed("hidden", "1000000000000"),
+            "agent.hidden is 1000000000000: ",
+            id="no such memory",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(text: str, message: str) -> None:

@@ -60,6 +60,8 @@ def test_a_tables_own_names_questions_aliases_and_ids_are_taken(tmp_path: Path) 
         pytest.param("term\tanswer\n复利\t利\t多\n", "t:2: has more cells", id="a cell too many"),
         pytest.param("term\tanswer\tid\n甲乙\t一。\tx\n丙丁\t二。\tx\n", "t:3: id x stands already",
                      id="an id twice"),
+        pytest.param("term,answer\n复利," + "利" * 140_000 + "\n", "is no table row: field larger",
+                     id="a cell too long"),
         pytest.param("term\tanswer\tsplit\n甲乙\t一。\ttest\n", "split is test, expected train",
                      id="bad split"),
     ],

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
+from flexattn import jsontext
 from flexattn.errors import FlexAttnError
 
 Floats = npt.NDArray[np.float64]
@@ -57,12 +57,7 @@ def read_bench(paths: Sequence[str]) -> Rounds:
 
 
 def _rows(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise FlexAttnError(f"{path}: no such file, expected what bench --json writes")
-    try:
-        rows = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise FlexAttnError(f"{path}: is no JSON: {error}") from None
+    rows = jsontext.parse(jsontext.read_bytes(path, FlexAttnError), str(path), FlexAttnError)
     if not isinstance(rows, list):
         raise FlexAttnError(f"{path}: holds no list, expected what bench --json writes")
     return rows

@@ -54,7 +54,8 @@ def read_requests(path: str) -> Iterator[Request]:
     seen: set[str] = set()
     file = Path(path)
     if not file.is_file():
-        raise FlexAttnError(f"{path}: no such file; expected one JSON object a line")
+        found = "is a folder" if file.is_dir() else "no such file"
+        raise FlexAttnError(f"{path}: {found}, expected one JSON object a line")
     with file.open("rb") as stream:
         for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), 1):
             where = f"{path}:{number}"

@@ -74,7 +74,7 @@ def test_rounds_are_paired_by_their_number_and_other_suites_are_left_aside(tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("{", "is no JSON", id="cut"),
+        pytest.param("{", "is no valid JSON", id="cut"),
         pytest.param("{}", "holds no list", id="another file"),
         pytest.param('[{"suite": "train"}]', "row 0: is no measurement", id="keys missing"),
         pytest.param(json.dumps([measurement("log", "with/1", 0.0)]), "value is 0.0", id="zero"),
