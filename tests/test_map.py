@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -59,9 +60,21 @@ def test_every_verb_of_the_script_is_a_module_and_the_other_way_round() -> None:
     assert set(VERBS) <= MODULES
 
 
+@pytest.mark.parametrize(
+    "room", ["attention", "env", "evaluation", "generation", "lexicon", "stages"]
+)
+def test_the_docstring_of_a_room_names_its_files(room: str) -> None:
+    text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8"))) or ""
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    assert files - set(re.findall(r"\w+", text)) == set()
+
+
 def test_every_link_inside_the_documents_leads_somewhere() -> None:
     broken = []
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+    pages = [
+        page for name in ("docs", "catalogs", "corpora") for page in (ROOT / name).rglob("*.md")
+    ]
+    for page in [*ROOT.glob("*.md"), *pages]:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         broken += [
             f"{page.relative_to(ROOT)}: {target}"

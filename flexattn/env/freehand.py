@@ -183,7 +183,7 @@ def generated_columns(
     ep: int = 0,
     among: Sequence[Sequence[str]] | None = None,
 ) -> StepColumns:
-    """A finished answer as the log's columns of a generation, SPEC section 10.
+    """A finished answer as the log's columns of a generation.
 
     Args:
       world: where terms, weights and file come from.

@@ -1,4 +1,4 @@
-"""A finished episode as the log's columns: key of the step line -> one value a step, SPEC 10.
+"""A finished episode as the log's columns: key of the step line -> one value a step.
 
 Numbers become decimal here and nowhere else, by `audit.schema.rounded`.
 """

@@ -12,7 +12,7 @@ from flexattn.config import Config
 
 @dataclass(frozen=True)
 class Settings:
-    """The part of the config that the step arithmetic needs; names as in SPEC section 13."""
+    """The part of the config that the step arithmetic needs; names as in the file."""
 
     lengths: tuple[int, ...]
     history_chars: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What the environment's parts say to each other, and the table that joins symbols and log keys.
+"""What the environment's parts say to each other; the table that joins symbols, keys, settings.
 
 An actor's signature takes an `Observation`; only critics and rewards take a `Privileged`.
 """
@@ -108,15 +108,25 @@ class StepArrays:
 
 
 class Name(NamedTuple):
-    """One row of the glossary."""
+    """One row of the glossary; "" where a name has none of the kind.
+
+    Attributes:
+      symbol: in the mathematics.
+      code: in the code.
+      key: of a step line.
+      unit: of the value.
+      setting: key of the configuration.
+    """
 
     symbol: str
     code: str
     key: str
     unit: str
+    setting: str = ""
 
 
 GLOSSARY = (
+    # what a step line holds
     Name("t", "step", "step", "characters, from 1"),
     Name("L_h", "history_chars", "Lh", "characters"),
     Name("L_p", "hit_cap_chars", "Lp", "characters"),
@@ -131,6 +141,37 @@ GLOSSARY = (
     Name("b_t", "base", "base", "reward"),
     Name("chi_soft_t", "chi_soft", "chi_soft", "1"),
     Name("R_t", "reward", "reward", "reward"),
+    Name("", "entry_ids", "file", "file#id"),
+    Name("", "pos", "pos", "steps, from 0"),
+    Name("", "catalog_short", "cat", "hash"),
+    Name("", "ep", "ep", "episodes, from 0"),
+    Name("", "env", "env", "index, from 0"),
     Name("|A(s_t)|", "n_legal", "n_legal", "actions"),
     Name("w_t", "written", "w", "character"),
+    Name("", "notes", "note", "word"),
+    Name("pi(a_t | s_t)", "p", "p", "probability"),
+    Name("", "kept", "kept", "probability"),
+    Name("", "among", "among", "characters"),
+    # what a configuration sets
+    Name("U", "lengths", "", "characters", "lexicon.lengths"),
+    Name("L_max", "longest", "", "characters"),
+    Name("H", "history_chars", "", "characters", "env.history_chars"),
+    Name("P", "hit_cap_chars", "", "characters", "env.hit_cap_chars"),
+    Name("tau", "tau", "", "similarity", "env.semantic_gate"),
+    Name("k1", "k1", "", "1", "env.gate_k1"),
+    Name("b", "b", "", "1", "env.gate_b"),
+    Name("mix", "mix", "", "1", "env.gate_mix"),
+    Name("lambda_lex", "lambda_lex", "", "reward", "reward.lambda_lex"),
+    Name("lambda_h", "lambda_h", "", "reward", "reward.lambda_h"),
+    Name("lambda_p", "lambda_p", "", "reward", "reward.lambda_p"),
+    Name("alpha_h", "alpha_h", "", "1", "reward.alpha_h"),
+    Name("alpha_p", "alpha_p", "", "1", "reward.alpha_p"),
+    Name("eta1", "eta1", "", "reward", "reward.eta1"),
+    Name("eta2", "eta2", "", "1", "reward.eta2"),
+    Name("gamma", "gamma", "", "1", "agent.gamma"),
+    Name("alpha", "alpha", "", "reward per nat", "agent.alpha_first"),
+    Name("kappa", "kappa", "", "1", "agent.kappa"),
+    Name("beta", "beta", "", "probability", "agent.dagger_beta"),
+    Name("rho", "rho", "", "share", "agent.curriculum.rho"),
+    Name("lambda_stab", "stability_weight", "", "reward", "agent.stability_weight"),
 )

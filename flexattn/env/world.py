@@ -113,7 +113,7 @@ class World:
 
     @classmethod
     def from_case(cls, case: Mapping[str, Any]) -> World:
-        """World of a conformance case, the form of oracle/golden.json; every answer is train.
+        """World of a conformance case, the form of tests/golden/cases.json; every answer is train.
 
         The case's answer is record `case["answer"]`; document frequencies are counted here. Its
         actions become ids by `case_actions`.
