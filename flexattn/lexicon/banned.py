@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flexattn.errors import CatalogError
+from flexattn.lexicon.bits import pack
 from flexattn.lexicon.defects import is_mark
 
 START = 0
@@ -135,7 +136,7 @@ class BannedAutomaton:
                 hit |= ends[state]
             goto[:, i] = state
             bits[:, i] = hit
-        return cls(goto, _packed(bits[:, : size if legal_size is None else legal_size]), given)
+        return cls(goto, pack(bits[:, : size if legal_size is None else legal_size]), given)
 
     @property
     def states(self) -> int:
@@ -185,11 +186,3 @@ def _aho_corasick(
         for symbol, following in children[state].items():
             delta[state, symbol] = following
     return delta, ends
-
-
-def _packed(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    words = (bits.shape[1] + 63) // 64
-    padded = np.zeros((bits.shape[0], words * 64), dtype=bool)
-    padded[:, : bits.shape[1]] = bits
-    packed = np.packbits(padded, axis=1, bitorder="little")
-    return np.ascontiguousarray(packed).view("<u8").astype(np.uint64, copy=False)

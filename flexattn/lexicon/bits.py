@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,6 @@ def unpack(rows: Words, size: int) -> npt.NDArray[np.bool_]:
     """Unpack the last axis, [..., words] uint64 -> [..., size] bool."""
     octets = np.ascontiguousarray(rows, "<u8").view(np.uint8)
     return np.unpackbits(octets, axis=-1, count=size, bitorder="little").view(np.bool_)
-
-
-def row_of(members: Iterable[int], size: int) -> Words:
-    """One packed row with the given members."""
-    row = np.zeros(size, np.bool_)
-    row[list(members)] = True
-    return pack(row)
 
 
 def set_pairs(rows: Words, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 REGIMES = ("greedy", "top_p")  # as it is served
 LESS_IS_BETTER = ("word_noncompliance", "typo_rate")
 SERVED_LEVEL = 0.99  # one-sided, of a look at served answers: there are many looks
-_Z = 2.3263478740408408  # its normal quantile
+_Z = NormalDist().inv_cdf(SERVED_LEVEL)
 
 
 def judge_runs(
