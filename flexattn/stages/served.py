@@ -8,12 +8,15 @@ change of stage; FAIL or ERROR is a rollback in the serving folder's log, with i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
+from flexattn import jsontext
 from flexattn.domain import Domain
+from flexattn.errors import AuditError
 from flexattn.evaluation import metrics
 from flexattn.evaluation.acceptance import Acceptance
 from flexattn.evaluation.rows import Scorer
@@ -23,6 +26,7 @@ from flexattn.stages.guard import judge_served
 from flexattn.stages.serving import MOVES, SERVED, Serving, State
 
 GUARD = "guard of served answers"
+KEYS = {"request", "stage", "changes", "kpis"}  # of a line of served.jsonl
 
 
 def keep(serving: Serving, stage: str, domain: Domain, answers: Sequence[Answer]) -> int:
@@ -54,9 +58,36 @@ def keep(serving: Serving, stage: str, domain: Domain, answers: Sequence[Answer]
             "kpis": _kpis(scorer, answer.text, known[0]),
         }
         lines.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-    with serving.alone(), (serving.folder.path / SERVED).open("ab") as file:
-        file.writelines(lines)
+    with serving.alone():
+        append(serving.folder.path / SERVED, lines)
     return len(lines)
+
+
+def append(path: Path, lines: Sequence[bytes]) -> None:
+    """Add lines to a file; what a crash tore off at its end is cut first."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.writelines(lines)
+
+
+def scored(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of served.jsonl; none where there is no such file.
+
+    Raises: AuditError naming a line that is not one of ours.
+    """
+    rows = []
+    data = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        row = jsontext.parse(line, str(path), AuditError, number)
+        if (
+            not isinstance(row, dict)
+            or not row.keys() >= KEYS
+            or not isinstance(row.get("kpis"), dict)
+        ):
+            raise AuditError(f"{path}:{number}: is no scored answer; cut the line out")
+        rows.append(row)
+    return rows
 
 
 def look(serving: Serving) -> tuple[Acceptance, State]:
@@ -66,10 +97,10 @@ def look(serving: Serving) -> tuple[Acceptance, State]:
     """
     state, asked = serving.state(), serving.config.stages
     values: dict[str, dict[str, list[float]]] = {"newer": {}, "older": {}}
-    file = serving.folder.path / SERVED
     older = serving.stage("older")
-    for line in file.read_bytes().splitlines() if file.exists() else ():
-        row = orjson.loads(line)
+    with serving.alone():
+        rows = scored(serving.folder.path / SERVED)
+    for row in rows:
         side = "older" if row["stage"] == older else "newer"
         if side == "newer" and row["changes"] != state.changes:
             continue
