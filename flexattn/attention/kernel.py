@@ -8,6 +8,9 @@ The backward tile has a halo on both sides: every query that can see an owned ke
 probabilities are computed again and nothing but q, k, v and the windows is kept: no log-sum-exp, no second launch, no
 atomics, the same bits on every run. All choices of window share one product q k^T.
 
+Float32 has no tensor cores of its own, so its few keys are gone through one by one (`.._shift`), rows t - j coming out
+of the nearest cache; backward, weights then pass from query to key inside the tile, whose halo lies after it.
+
 Windows are read at run time. Compiled into a kernel are types, head counts, D and tile sizes, never T, B or a window.
 Windows too wide for a tile go to `blocked`.
 """
@@ -106,6 +109,20 @@ def _reach(
     else:
         width = _width(packed_low, packed_high, c)
     return tl.maximum(tl.minimum(tl.minimum(width, bound), t + 1), 1)  # [BN]
+
+
+@triton.jit
+def _sees(
+    window, at_w, swt, m_n, packed_low, packed_high, t, T, bound, c: tl.constexpr, j: tl.constexpr,
+    TENSOR: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Whether the query j positions later sees each row's key."""
+    there = m_n & (t + j < T)
+    if TENSOR:
+        width = tl.load(window + at_w + j * swt, mask=there, other=1).to(tl.int32)
+    else:
+        width = _width(packed_low, packed_high, c)
+    return there & (j < tl.maximum(tl.minimum(width, bound), 1))
 
 
 @triton.jit
@@ -249,6 +266,95 @@ def windowed_bwd_kernel(  # type: ignore[no-untyped-def]
     _store(dv, _at(row, b, kv, t, sdvb, sdvh, sdvt, D, FLAT), b_dv, m_own, D, BD)
 
 
+@triton.jit
+def _further(x, j: tl.constexpr, BN: tl.constexpr):  # type: ignore[no-untyped-def]
+    """What stands j lines further on, 0 past the tile: [BN]."""
+    line = tl.arange(0, BN) + j
+    return tl.where(line < BN, tl.gather(x, tl.minimum(line, BN - 1), 0), 0.0)
+
+
+@triton.jit(do_not_specialize=_STEADY)
+def windowed_bwd_kernel_shift(  # type: ignore[no-untyped-def]
+    q, k, v, window, slopes, do, dq, dk, dv,
+    sqb, sqh, sqt, skb, skh, skt, svb, svh, svt, swb, swh, swt, soc, sob, soh, sot,
+    sdqb, sdqh, sdqt, sdkb, sdkh, sdkt, sdvb, sdvh, sdvt,
+    scale, T, N, owned, halo, bound, packed_low: tl.int64, packed_high: tl.int64,
+    HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    CHOICES: tl.constexpr, TENSOR: tl.constexpr, ALIBI: tl.constexpr, FLAT: tl.constexpr,
+    BOUND: tl.constexpr,
+):  # fmt: skip
+    """A tile of rows and the halo after them, key by key: weights go from query to key inside the tile."""
+    row, m_n, m_own, b, kv, t = _rows(tl.program_id(0), owned, halo, T, N, BN, HKV)
+    at_k = _at(row, b, kv, t, skb, skh, skt, D, FLAT)
+    at_v = _at(row, b, kv, t, svb, svh, svt, D, FLAT)
+    sq = D if FLAT else sqt
+    sk = D if FLAT else skt
+    sv = D if FLAT else svt
+    so = D if FLAT else sot
+    b_dk = tl.zeros([BN, BD], tl.float32)
+    b_dv = tl.zeros([BN, BD], tl.float32)
+    for g in range(G):
+        h = kv * G + g
+        at_q = _at(row, b, h, t, sqb, sqh, sqt, D, FLAT)
+        b_q = _load(q, at_q, m_n, D, BD).to(tl.float32) * (scale * LOG2E)
+        at_w = b * swb + h * swh + t * swt
+        widest = tl.minimum(t + 1, bound)
+        if TENSOR:
+            widest = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, 0, True)
+        scores = ()
+        ds = ()
+        for j in tl.static_range(BOUND):
+            s = tl.sum(b_q * _load(k, at_k - j * sk, m_n & (j < widest), D, BD).to(tl.float32), 1)
+            if ALIBI:
+                s -= _slope(slopes, h, m_n) * j
+            scores = scores + (s,)  # type: ignore[assignment]
+            ds = ds + (tl.zeros([BN], tl.float32),)  # type: ignore[assignment]
+        for c in tl.static_range(CHOICES):
+            at_o = _at(row, b, h, t, sob, soh, sot, D, FLAT) + c * soc
+            b_do = _load(do, at_o, m_n, D, BD).to(tl.float32)
+            reach = _reach(window, at_w, m_n, packed_low, packed_high, t, bound, c, TENSOR)
+            top = tl.full([BN], float("-inf"), tl.float32)
+            for j in tl.static_range(BOUND):
+                top = tl.maximum(top, tl.where(j < reach, scores[j], float("-inf")))
+            total = tl.zeros([BN], tl.float32)
+            delta = tl.zeros([BN], tl.float32)
+            weights = ()
+            steps = ()
+            for j in tl.static_range(BOUND):
+                b_v = _load(v, at_v - j * sv, m_n & (j < reach), D, BD).to(tl.float32)
+                p = tl.where(j < reach, tl.exp2(scores[j] - top), 0.0)
+                dp = tl.sum(b_do * b_v, 1)
+                total += p
+                delta += p * dp
+                weights = weights + (p,)  # type: ignore[assignment]
+                steps = steps + (dp,)  # type: ignore[assignment]
+            delta /= total
+            sums = ()
+            for j in tl.static_range(BOUND):
+                p = weights[j] / total
+                sums = sums + (ds[j] + p * (steps[j] - delta),)  # type: ignore[assignment]
+                later = _sees(
+                    window, at_w, swt, m_n, packed_low, packed_high, t, T, bound, c, j, TENSOR
+                )
+                b_later = _load(do, at_o + j * so, later, D, BD).to(tl.float32)
+                b_dv += _further(p, j, BN)[:, None] * b_later
+            ds = sums
+        b_dq = tl.zeros([BN, BD], tl.float32)
+        for j in tl.static_range(BOUND):
+            b_k = _load(k, at_k - j * sk, m_n & (j < widest), D, BD).to(tl.float32)
+            b_dq += (ds[j] * scale)[:, None] * b_k
+            later = m_n & (t + j < T)
+            if TENSOR:
+                later = _sees(
+                    window, at_w, swt, m_n, packed_low, packed_high, t, T, bound, 0, j, True
+                )
+            b_later = _load(q, at_q + j * sq, later, D, BD).to(tl.float32)
+            b_dk += (_further(ds[j], j, BN) * scale)[:, None] * b_later
+        _store(dq, _at(row, b, h, t, sdqb, sdqh, sdqt, D, FLAT), b_dq, m_own, D, BD)
+    _store(dk, _at(row, b, kv, t, sdkb, sdkh, sdkt, D, FLAT), b_dk, m_own, D, BD)
+    _store(dv, _at(row, b, kv, t, sdvb, sdvh, sdvt, D, FLAT), b_dv, m_own, D, BD)
+
+
 def _tile(rows: int, halo: int, length: int) -> tuple[int, int]:
     """Rows that a tile owns, and the halo on each side that it needs for them.
 
@@ -280,16 +386,24 @@ def _forward_plan(q: Tensor, bound: int, choices: int) -> tuple[bool, int, int]:
     return False, 128, 8
 
 
-def _backward_plan(q: Tensor, bound: int, choices: int) -> tuple[int, int]:
-    """BN and warps."""
+def _backward_plan(q: Tensor, bound: int, choices: int) -> tuple[bool, int, int]:
+    """(key by key?, BN, warps) likewise; key by key where it was measured, since what spills is ten times slower."""
     wide = _power(q.shape[-1])
     if q.dtype == torch.float32:
-        return 64, 4 if wide <= 32 else 8
+        one, several = bound <= (8 if wide <= 32 else 6), bound <= 6 and choices <= 4 and wide <= 64
+        if one if choices == 1 else several:
+            return True, *{16: (16, 2), 32: (32, 8), 64: (16, 8), 128: (32, 16)}[wide]
+        return False, 64, 4 if wide <= 32 else 8
     if choices > 1 and bound <= 8:
-        return 32, 1 if wide <= 32 else 2
+        return False, 32, 1 if wide <= 32 else 2
     if bound <= 17 or q.shape[2] <= 64:
-        return 64, 4
-    return 128, 8
+        return False, 64, 4
+    return False, 128, 8
+
+
+def _bucket(bound: int) -> int:
+    """Keys that a kernel which goes key by key is compiled for."""
+    return next(bucket for bucket in (1, 2, 3, 4, 6, 8) if bucket >= bound)
 
 
 def _packed(widths: list[int]) -> tuple[int, int]:
@@ -345,7 +459,7 @@ def _windowed(
     shift, tile, warps = _forward_plan(q, bound, len(widths))
     if shift:
         owned, halo = tile, 0
-        meta["BOUND"] = next(bucket for bucket in (1, 2, 3, 4, 6, 8) if bucket >= bound)
+        meta["BOUND"] = _bucket(bound)
     else:
         owned, halo = _tile(tile, bound - 1, length)
         meta["PRECISION"] = precision(q)
@@ -379,13 +493,19 @@ def _windowed_backward(
     bound = min(max(widths), length)
     rows = batch * k.shape[1] * length
     meta = _meta(q, k, window, widths, slopes, _whole(do, q, k, v))
-    tile, warps = _backward_plan(q, bound, len(widths))
-    owned, halo = _tile(tile, 2 * (bound - 1), length)
-    windowed_bwd_kernel[(triton.cdiv(rows, owned),)](
+    shift, tile, warps = _backward_plan(q, bound, len(widths))
+    if shift:
+        owned, halo = _tile(tile, bound - 1, length)[0], 0
+        meta["BOUND"] = _bucket(bound)
+    else:
+        owned, halo = _tile(tile, 2 * (bound - 1), length)
+        meta["PRECISION"] = precision(q)
+    kernel = windowed_bwd_kernel_shift if shift else windowed_bwd_kernel
+    kernel[(triton.cdiv(rows, owned),)](
         q, k, v, window, slopes, do, dq, dk, dv,
         *strides(q, k, v), *window_strides(window), *strides(do, dq, dk, dv),
         scale, length, rows, owned, halo // 2, bound, *_packed(widths),
-        BN=tile, num_warps=warps, num_stages=1, PRECISION=precision(q), **meta,
+        BN=tile, num_warps=warps, num_stages=1, **meta,
     )  # fmt: skip
     return dq, dk, dv
 

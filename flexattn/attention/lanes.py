@@ -29,6 +29,7 @@ LANES = 16  # queries side by side
 _LINE = 64  # bytes that memory gives at a time
 _WIDE = binding.get_host_cpu_features().get("avx512f")
 _SUMS = 1024 if _WIDE else 256  # bytes of sums that stay in registers while rows go by
+_TERMS = 8  # terms of a sum that are added up before they join the rest: fewer roundings
 
 _INDEX = ir.IntType(64)
 _NUMBER = ir.IntType(32)
@@ -282,16 +283,26 @@ def weigh(typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, 
         dim = 8 * len(lanes)
         vector = code.part(dim)
         zero, parts = code.constant(0.0, vector), range(0, dim, vector.count)
-        sums = [[code.carried(zero) for _ in parts] for _ in range(_rows_at_once(dim, code.size))]
-        with code.loop(count) as loop:
-            line = code.entry(loop.index, step, i)
-            for r, totals in enumerate(sums):
-                entry = builder.add(line, _INDEX(r))
-                factor = code.splat(builder.load(code.at(p, entry)), vector)
-                row = code.row(b, j, rows, entry)
-                for d, total in zip(parts, totals):
-                    x = code.load(vector, code.at(row, d))
-                    builder.store(code.fma(factor, x, builder.load(total)), total)
+        height = _rows_at_once(dim, code.size)
+        sums = [[code.carried(zero) for _ in parts] for _ in range(height)]
+        few = [[code.carried(zero) for _ in parts] for _ in range(height)]
+        terms = _INDEX(_TERMS)
+        chunks = builder.udiv(builder.add(count, _INDEX(_TERMS - 1)), terms)
+        with code.loop(chunks) as chunk:
+            begin = builder.mul(chunk.index, terms)
+            with code.loop(code.least(terms, builder.sub(count, begin))) as loop:
+                line = code.entry(builder.add(begin, loop.index), step, i)
+                for r, totals in enumerate(few):
+                    entry = builder.add(line, _INDEX(r))
+                    factor = code.splat(builder.load(code.at(p, entry)), vector)
+                    row = code.row(b, j, rows, entry)
+                    for d, total in zip(parts, totals):
+                        x = code.load(vector, code.at(row, d))
+                        builder.store(code.fma(factor, x, builder.load(total)), total)
+            for totals, terms_of in zip(sums, few):
+                for total, term in zip(totals, terms_of):
+                    builder.store(builder.fadd(builder.load(total), builder.load(term)), total)
+                    builder.store(zero, term)
         for r, totals in enumerate(sums):
             with builder.if_then(builder.icmp_signed("<", _INDEX(r), left), likely=True):
                 target = code.at(out, code.entry(_INDEX(r), stride, o))
