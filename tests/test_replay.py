@@ -50,6 +50,12 @@ def broken(log: Log, way: Break, check) -> tuple[Report, int]:
     return verify(RunFolder.open(log.folder), check), abs(line)
 
 
+@pytest.mark.parametrize("name", ["sound-log-1", "sound-generation-log-1"])
+def test_logs_of_every_form_are_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([str(GOLDEN / name)]) == 0
+    assert "every line sealed, every number derived again" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["sound", "sound-generation"])
 def test_the_golden_logs_are_made_again_byte_for_byte(
     name: str, sound: Path, tmp_path: Path

@@ -2,11 +2,15 @@
 
     short(line)   = first 8 hex digits of SHA-256(line, its newline in it)
     segment       = SHA-256(all bytes of the segment)
+    tree          = root of the RFC 6962 tree over the lines' SHA-256
+    list          = SHA-256(the list of short hashes, as bytes)
     seal          = SHA-256(the seal line's bytes before `,"seal":`)
     prev          = seal of the seal before, 64 zeros for the first
 
-A seal can be checked alone (its own hash), against its lines (short, segment) and against its
-neighbour (n, first, prev): a changed line, a changed seal and a missing piece are told apart.
+A seal can be checked alone (its own hash), against its lines (short, segment, tree) and against its
+neighbour (n, first, prev): a changed line, a changed seal and a missing piece are told apart. The
+list stands behind the seal's own hash, so that what vouches for a line is short without it. Seals
+of `flexattn.log/1` have neither tree nor list; their short hashes stand before `segment`.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ import rfc8785
 
 from flexattn.audit import schema
 from flexattn.audit.cut import Ends
-from flexattn.audit.shorts import shorts
+from flexattn.audit.digests import digests
+from flexattn.audit.tree import tree_root
 
 GENESIS = "0" * 64
 SEAL_START = b'{"event":"seal",'
 _MARK = b',"seal":"'
-_SEAL_TAIL = len(_MARK) + 64 + len(b'"}\n')
+_LIST, _END = b'","short":"', b'"}\n'
 
 _sha256 = hashlib.sha256
 
@@ -48,13 +53,17 @@ def settings_sha256(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Seal:
-    """One parsed seal line; the fields are those of `schema.EVENTS["seal"]`."""
+    """One parsed seal line; the fields are those of `schema.EVENTS["seal"]`.
+
+    `tree` is None in a log of `flexattn.log/1`.
+    """
 
     n: int
     first: int
     lines: int
     short: bytes
     segment: str
+    tree: str | None
     prev: str
     seal: str
 
@@ -72,7 +81,9 @@ class Break:
     expected: str
 
 
-def make_seal(n: int, first: int, prev: str, data: bytes) -> tuple[bytes, str]:
+def make_seal(
+    n: int, first: int, prev: str, data: bytes, form: str = schema.SCHEMA
+) -> tuple[bytes, str]:
     """The seal line over a segment and its hash.
 
     Args:
@@ -80,46 +91,61 @@ def make_seal(n: int, first: int, prev: str, data: bytes) -> tuple[bytes, str]:
       first: number of the segment's first line in the whole log, from 1.
       prev: hash of the seal before.
       data: the segment, whole lines.
+      form: of the log, one of `schema.FORMS`.
 
     Returns: (line with its newline, 64 hex digits).
     """
-    short = shorts(data)
-    body = orjson.dumps(
-        {
-            "event": "seal",
-            "n": n,
-            "first": first,
-            "lines": len(short) // 4,
-            "short": short.hex(),
-            "segment": sha256_hex(data),
-            "prev": prev,
-        }
-    )[:-1]
+    hashed = digests(data)
+    short = hashed[:, :4].tobytes()
+    fields = {"event": "seal", "n": n, "first": first, "lines": len(hashed)}
+    if form == schema.SCHEMA:
+        tree, listed = tree_root(hashed).hex(), sha256_hex(short)
+        fields |= {"segment": sha256_hex(data), "tree": tree, "list": listed, "prev": prev}
+        end = _LIST + short.hex().encode() + _END
+    else:
+        fields |= {"short": short.hex(), "segment": sha256_hex(data), "prev": prev}
+        end = _END
+    body = orjson.dumps(fields)[:-1]
     seal = sha256_hex(body)
-    return b'%b,"seal":"%b"}\n' % (body, seal.encode()), seal
+    return body + _MARK + seal.encode() + end, seal
+
+
+def seal_head(line: bytes) -> bytes:
+    """A seal line without its list: what its own hash vouches for."""
+    return line.partition(_LIST)[0] + _END
+
+
+def read_seal_head(head: bytes) -> dict[str, Any] | str:
+    """The fields of a seal without its list, or in words why it is none."""
+    body, mark, rest = head.partition(_MARK)
+    if not head.startswith(SEAL_START) or not mark or rest[64:] != _END:
+        return "a line that is no whole seal"
+    own = _sha256(body).hexdigest()
+    if own.encode() != rest[:64]:
+        return f"a seal whose own hash is {own[:8]}, not {rest[:8].decode('ascii', 'replace')}"
+    try:
+        value = orjson.loads(head)
+    except ValueError:
+        return "a seal that is no JSON"
+    return value if isinstance(value, dict) else "a seal that is no JSON object"
 
 
 def read_seal(line: bytes) -> Seal | str:
     """The seal in `line`, or in words why it is none: its own hash is checked here."""
-    body = line[:-_SEAL_TAIL]
-    if (
-        not line.startswith(SEAL_START)
-        or line[len(body) : len(body) + len(_MARK)] != _MARK
-        or line[-3:] != b'"}\n'
-    ):
-        return "a line that is no whole seal"
-    named = line[-67:-3]
-    own = _sha256(body).hexdigest()
-    if own.encode() != named:
-        return f"a seal whose own hash is {own[:8]}, not {named[:8].decode('ascii', 'replace')}"
-    try:
-        value = orjson.loads(line)
-    except ValueError:
-        return "a seal that is no JSON"
+    head, listed, rest = line.partition(_LIST)
+    value = read_seal_head(head + _END if listed else line)
+    if isinstance(value, str):
+        return value
+    if listed:
+        if not rest.endswith(_END):
+            return "a line that is no whole seal"
+        value["short"] = rest[: -len(_END)].decode("ascii", "replace")
     wrong = schema.defect(value)
     if wrong:
         return f"a seal in which {wrong[0]} is {wrong[1]}, expected {wrong[2]}"
     short = bytes.fromhex(value["short"])
+    if listed and sha256_hex(short) != value["list"]:
+        return "a seal whose list of short hashes was changed"
     if len(short) != 4 * value["lines"]:
         return f"a seal of {value['lines']} lines that lists {len(short) // 4}"
     return Seal(
@@ -128,6 +154,7 @@ def read_seal(line: bytes) -> Seal | str:
         value["lines"],
         short,
         value["segment"],
+        value.get("tree"),
         value["prev"],
         value["seal"],
     )
@@ -141,12 +168,16 @@ def break_in(data: bytes, seal: Seal, ends: Ends | None = None) -> Break | None:
       seal: a seal whose own hash holds.
       ends: `cut.line_ends` of `data`, where they are known.
     """
-    found = shorts(data, ends)
+    hashed = digests(data, ends)
+    found = hashed[:, :4].tobytes()
     if found == seal.short:
         whole = sha256_hex(data)
-        if whole == seal.segment:
-            return None
-        return Break(0, "segment-hash", whole[:8], seal.segment[:8])
+        if whole != seal.segment:
+            return Break(0, "segment-hash", whole[:8], seal.segment[:8])
+        root = seal.tree and tree_root(hashed).hex()
+        if root != seal.tree:
+            return Break(0, "segment-tree", str(root)[:8], str(seal.tree)[:8])
+        return None
     both = min(len(found), len(seal.short))
     apart = (i for i in range(0, both, 4) if found[i : i + 4] != seal.short[i : i + 4])
     index = next(apart, both) // 4
@@ -169,8 +200,11 @@ def _quads(joined: bytes) -> list[bytes]:
 class Chain:
     """The writer's side: takes lines, and closes them with a seal when asked."""
 
-    def __init__(self, seals: int = 0, line: int = 1, prev: str = GENESIS) -> None:
+    def __init__(
+        self, seals: int = 0, line: int = 1, prev: str = GENESIS, form: str = schema.SCHEMA
+    ) -> None:
         """Start after `seals` seals, at line `line` (from 1) of the log, after the seal `prev`."""
+        self.form = form
         self.seals = seals
         self.first = line
         self.prev = prev
@@ -189,7 +223,8 @@ class Chain:
 
     def seal(self) -> bytes:
         """Close the open segment; returns the seal line."""
-        line, self.prev = make_seal(self.seals, self.first, self.prev, b"".join(self._open))
+        data = b"".join(self._open)
+        line, self.prev = make_seal(self.seals, self.first, self.prev, data, self.form)
         self.seals += 1
         self.first += self.open_lines + 1
         self.open_lines = 0

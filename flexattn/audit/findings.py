@@ -24,6 +24,7 @@ CODES: dict[str, tuple[str, str]] = {
     "line-inserted": ("chain", "lines stand here that were not sealed"),
     "line-order": ("chain", "sealed lines stand in another order"),
     "segment-hash": ("chain", "short hashes agree but the segment's hash does not"),
+    "segment-tree": ("chain", "the lines are those sealed, their Merkle root is another"),
     "seal-broken": ("chain", "the seal itself was changed"),
     "seal-missing": ("chain", "a seal is missing or can't be read as one"),
     "seal-order": ("chain", "a seal stands where another one belongs"),

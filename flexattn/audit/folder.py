@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flexattn.audit.chain import canonical, settings_sha256, sha256_hex
-from flexattn.audit.schema import SCHEMA, is_hex
+from flexattn.audit.schema import FORMS, SCHEMA, is_hex
 from flexattn.errors import AuditError
 
 RUN_SCHEMA = "flexattn.run/1"
@@ -167,6 +167,10 @@ class RunFolder:
             raise AuditError(
                 f"{file}: schema is {value.get('schema')!r}, this version reads {RUN_SCHEMA}"
             )
+        if value.get("log") not in FORMS:
+            raise AuditError(
+                f"{file}: log is {value.get('log')!r}, this version reads {' and '.join(FORMS)}"
+            )
         kind, config, corpus = facts
         hashes = (config, corpus, *catalogs)
         if not all(is_hex(sha, 64) for sha in hashes) or kind not in KINDS:
@@ -175,10 +179,15 @@ class RunFolder:
             raise AuditError(f"{file}: a catalog's file is no plain file name")
         return cls(folder, kind, config, sha256_hex(text), corpus, catalogs, value)
 
+    @property
+    def form(self) -> str:
+        """The log's form, one of `schema.FORMS`."""
+        return str(self.manifest["log"])
+
     def run_fields(self) -> dict[str, Any]:
         """Fields of the log's `run` event: hashes alone, equal for equal inputs."""
         return {
-            "schema": SCHEMA,
+            "schema": self.form,
             "kind": self.kind,
             "config": self.config_sha256,
             "manifest": self.manifest_sha256,

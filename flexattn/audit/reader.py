@@ -243,6 +243,8 @@ class Verifier:
             "line-inserted": f"{broken.found} than the seal closed; the first one stands here",
             "line-order": f"the line's hash is {broken.found}, sealed {broken.expected}: "
             "the sealed lines were put in another order",
+            "segment-tree": f"the Merkle root of the lines is {broken.found}, sealed "
+            f"{broken.expected}",
             "segment-hash": f"the segment's hash is {broken.found}, sealed {broken.expected}",
         }
         segment.findings.append(

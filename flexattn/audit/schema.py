@@ -13,7 +13,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-SCHEMA = "flexattn.log/1"
+SCHEMA = "flexattn.log/2"
+FORMS = ("flexattn.log/1", SCHEMA)  # what is read, and gone on with
 DECIMALS = 9
 
 # What a reader takes in at most, so that a crafted log cannot fill the memory.
@@ -137,9 +138,37 @@ GENERATION_FIELDS: tuple[Field, ...] = (
 )
 NOTES = ("punctuation", "period", "illegal", "end")
 
+_COUNTED = (
+    _f("n", "int", "seals", "number of the seal, from 0"),
+    _f(
+        "first",
+        "int",
+        "lines",
+        "number of the segment's first line in the whole log, from 1, seals counted",
+    ),
+    _f("lines", "int", "lines", "how many lines it seals"),
+)
+_SHORT = _f(
+    "short",
+    "shorts",
+    "hash",
+    "first 8 hex digits of each line's SHA-256, newline in it, run together",
+)
+_SEGMENT = _f("segment", "hash", "hash", "SHA-256 of the segment's bytes")
+_CHAINED = (
+    _f("prev", "hash", "hash", "hash of the seal before, zeros for the first"),
+    _f(
+        "seal",
+        "hash",
+        "hash",
+        "hash of this seal: SHA-256 of this line's bytes before this field",
+    ),
+)
+SEAL_OF_LOG_1: tuple[Field, ...] = (*_COUNTED, _SHORT, _SEGMENT, *_CHAINED)
+
 EVENTS: dict[str, tuple[Field, ...]] = {
     "run": (
-        _f("schema", "str", "name", f"form of the log, {SCHEMA}"),
+        _f("schema", "str", "name", "form of the log: " + " or ".join(FORMS)),
         _f("kind", "str", "word", "train, generate or stages"),
         _f(
             "config",
@@ -221,28 +250,12 @@ EVENTS: dict[str, tuple[Field, ...]] = {
         _f("ep", "int", "episodes", "the episode that the resumed run begins with"),
     ),
     "seal": (
-        _f("n", "int", "seals", "number of the seal, from 0"),
-        _f(
-            "first",
-            "int",
-            "lines",
-            "number of the segment's first line in the whole log, from 1, seals counted",
-        ),
-        _f("lines", "int", "lines", "how many lines it seals"),
-        _f(
-            "short",
-            "shorts",
-            "hash",
-            "first 8 hex digits of each line's SHA-256, newline in it, run together",
-        ),
-        _f("segment", "hash", "hash", "SHA-256 of the segment's bytes"),
-        _f("prev", "hash", "hash", "hash of the seal before, zeros for the first"),
-        _f(
-            "seal",
-            "hash",
-            "hash",
-            "hash of this seal: SHA-256 of this line's bytes before this field",
-        ),
+        *_COUNTED,
+        _SEGMENT,
+        _f("tree", "hash", "hash", "root of the RFC 6962 tree over the SHA-256 of each line"),
+        _f("list", "hash", "hash", "SHA-256 of the short hashes, 4 bytes each"),
+        *_CHAINED,
+        _SHORT,
     ),
     "end": (
         _f(
@@ -342,6 +355,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def fields_of(line: Mapping[str, Any]) -> tuple[Field, ...] | None:
     """The fields of a parsed line, `event` not among them; None for an event of no known kind."""
+    if line.get("event") == "seal" and "tree" not in line:
+        return SEAL_OF_LOG_1
     if "event" in line:
         return EVENTS.get(line["event"]) if isinstance(line["event"], str) else None
     return GENERATION_FIELDS if "p" in line else TRAIN_FIELDS
@@ -415,6 +430,7 @@ def json_schema() -> dict[str, Any]:
         "step of a generation": line(GENERATION_FIELDS, None),
     }
     kinds |= {f"event {name}": line(fields, name) for name, fields in EVENTS.items()}
+    kinds[f"event seal of {FORMS[0]}"] = line(SEAL_OF_LOG_1, "seal")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SCHEMA,

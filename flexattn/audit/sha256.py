@@ -1,7 +1,7 @@
-"""SHA-256 of many lines, sixteen side by side, compiled; FIPS 180-4.
+"""SHA-256 of many messages, sixteen side by side, compiled; FIPS 180-4.
 
-A vector holds one word of each of sixteen lines, as the compiler knows vectors: one register where
-the machine's are that wide, several where they are not. No interpreter lock is held.
+A vector holds one word of each of sixteen messages, as the compiler knows vectors: one register
+where the machine's are that wide, several where they are not. No interpreter lock is held.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, offset: Any, to:
 
 
 def _put_block(typing: Any, block: Any, lane: Any, data: Any, at: Any, rest: Any) -> Any:
-    """Put a block of a line, padded, into block[lane]; inside compiled functions only.
+    """Put a block of a message, padded, into block[lane]; inside compiled functions only.
 
     Args:
       block: [LANES, 16] uint32, words as the arithmetic takes them.
       lane: which row.
       data: [.] uint8, 64 of them from `at` on at least.
       at: where the block begins.
-      rest: bytes of the line from there on, within -1..64; -1 where its end was marked before.
+      rest: bytes of the message from there on, within -1..64; -1 where its end was marked before.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -99,7 +99,7 @@ def _put_block(typing: Any, block: Any, lane: Any, data: Any, at: Any, rest: Any
 
 
 def _compress(typing: Any, state: Any, block: Any, on: Any) -> Any:
-    """Take in one block of every line; inside compiled functions only.
+    """Take in one block of every message; inside compiled functions only.
 
     Args:
       state: [8, LANES] uint32, changed where `on` is all ones, not where it is 0.
@@ -174,15 +174,15 @@ compress: Any = intrinsic(_compress)
 
 
 @_compiled
-def hash_lines(data: Any, ends: Any, out: Any) -> None:
-    """The first bytes of the SHA-256 of each line.
+def hash_all(data: Any, ends: Any, out: Any) -> None:
+    """The SHA-256 of each message.
 
     Args:
-      data: [.] uint8.
-      ends: [lines] int32, place behind each line; the first one begins at 0.
-      out: [lines, 4 words] uint8, filled: the first `words` words of each hash, 1 to 8.
+      data: [.] uint8, messages behind one another.
+      ends: [messages] int32, place behind each; the first one begins at 0.
+      out: [messages, 32] uint8, filled.
     """
-    count, words = ends.shape[0], out.shape[1] // 4
+    count = ends.shape[0]
     block, state = np.empty((LANES, 16), np.uint32), np.empty((8, LANES), np.uint32)
     on, tail = np.empty(LANES, np.uint32), np.zeros(64, np.uint8)
     start, size = np.zeros(LANES, np.int64), np.zeros(LANES, np.int64)
@@ -217,6 +217,6 @@ def hash_lines(data: Any, ends: Any, out: Any) -> None:
                     block[i, 15] = np.uint32(size[i] << 3)
             compress(state, block, on)
         for i in range(lanes):
-            for k in range(words):
+            for k in range(8):
                 for j in range(4):
                     out[group + i, 4 * k + j] = (state[k, i] >> np.uint32(24 - 8 * j)) & 255

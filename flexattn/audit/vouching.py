@@ -11,7 +11,7 @@ from flexattn import jsontext
 from flexattn.audit.folder import RunFolder
 from flexattn.audit.note import Checkpoint, make_key, sign
 from flexattn.audit.note import verify as read_note
-from flexattn.audit.proof import check_proof, prove_line
+from flexattn.audit.proof import check_proof, prove_line, proved_line
 from flexattn.audit.verify import Report
 from flexattn.errors import AuditError
 
@@ -41,7 +41,7 @@ def proof_holds(file: Path, root: str | None) -> bool:
         print(f"{file}: does NOT hold: {fails}")
         return False
     if proof["proves"] == "line":
-        print(proof["segment"][proof["at"]], end="")
+        print(proved_line(proof), end="")
         print(f"{file}: {proof['file']}:{proof['line']} was sealed, in a log of", end=" ")
     else:
         print(

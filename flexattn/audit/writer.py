@@ -26,7 +26,7 @@ from flexattn.audit.folder import HEAD, RunFolder, write_file
 from flexattn.audit.lines import ColumnSteps, StepLines, Steps, event_line
 from flexattn.audit.merkle import Frontier
 from flexattn.audit.recover import START, recover
-from flexattn.audit.schema import SCHEMA, StepColumns
+from flexattn.audit.schema import StepColumns
 from flexattn.config import LogSection
 from flexattn.errors import AuditError
 
@@ -73,7 +73,7 @@ class RunLog:
         self.next_episode = 0
         self.steps = 0
         self._lines = StepLines()
-        self._chain = Chain()
+        self._chain = Chain(form=folder.form)
         self._tree = Frontier()
         self._files = StepFiles(folder.path)
         self._buffer: list[bytes] = []
@@ -175,7 +175,7 @@ class RunLog:
         start = found.at if exact else end
         self._tree = Frontier(found.hashes[: start.seals])
         self._files = StepFiles(self.folder.path, start.file, start.offset, start.file_line)
-        self._chain = Chain(start.seals, start.first, start.prev)
+        self._chain = Chain(start.seals, start.first, start.prev, self.folder.form)
         self._chain.add(b"".join(start.open), len(start.open))
         if not exact and end.seals and not end.open and self._full():
             self._files.next_file()
@@ -323,7 +323,7 @@ class RunLog:
         self._buffer.append(line)
         self._flush()
         self._last_seal = {
-            "schema": SCHEMA,
+            "schema": self.folder.form,
             "file": step_file_name(self._files.index),
             "line": self._files.line,
             "lines": self._chain.next_line - 1,

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexattn.audit.chain import GENESIS, Chain, Seal, break_in, make_seal, read_seal
+from flexattn.audit.schema import FORMS, SCHEMA
 
 LINES = [b'{"step":%d}\n' % n for n in range(1, 8)]
 
 
-def _seal(lines: list[bytes]) -> Seal:
-    seal = read_seal(make_seal(0, 1, GENESIS, b"".join(lines))[0])
+def _seal(lines: list[bytes], form: str = SCHEMA) -> Seal:
+    seal = read_seal(make_seal(0, 1, GENESIS, b"".join(lines), form)[0])
     assert isinstance(seal, Seal)
     return seal
 
@@ -57,12 +59,35 @@ def test_what_was_done_to_a_segment_is_named_with_its_place(edit, code, index) -
     assert (found.code, found.index) == (code, index) if code else found is None
 
 
-@given(st.integers(0, 400), st.integers(0, 7))
-def test_no_bit_of_a_seal_can_be_turned_unseen(place: int, bit: int) -> None:
-    line = bytearray(make_seal(0, 1, GENESIS, b"".join(LINES))[0])
+@given(st.integers(0, 600), st.integers(0, 7), st.sampled_from(FORMS))
+def test_no_bit_of_a_seal_can_be_turned_unseen(place: int, bit: int, form: str) -> None:
+    line = bytearray(make_seal(0, 1, GENESIS, b"".join(LINES), form)[0])
     place %= len(line) - 1
     line[place] ^= 1 << bit
     assert isinstance(read_seal(bytes(line)), str)
+
+
+def test_a_tree_that_is_not_the_lines_is_named() -> None:
+    seal = _seal(LINES)
+    found = break_in(b"".join(LINES), replace(seal, tree="00" * 32))
+    assert found is not None
+    assert (found.code, found.expected) == ("segment-tree", "00000000")
+
+
+def test_a_seal_of_the_older_form_has_no_tree() -> None:
+    seal = _seal(LINES, FORMS[0])
+    assert seal.tree is None
+    assert seal.short == _seal(LINES).short
+    assert break_in(b"".join(LINES), seal) is None
+
+
+@pytest.mark.parametrize("new", [b"00000000", b"zz", b'","more":"'])
+def test_the_list_of_a_seal_stands_behind_its_hash_and_is_vouched_for(new: bytes) -> None:
+    line = make_seal(0, 1, GENESIS, b"".join(LINES))[0]
+    at = line.index(b'"short":"') + 9
+    assert isinstance(read_seal(line), Seal)
+    assert isinstance(read_seal(line[:at] + new + line[at + len(new) :]), str)
+    assert isinstance(read_seal(line[:at] + line[at + 8 :]), str)
 
 
 def test_a_chain_links_its_seals() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from flexattn.audit.proof import check_proof, prove_growth, prove_line
+from flexattn.audit.folder import RunFolder
+from flexattn.audit.proof import check_proof, prove_growth, prove_line, proved_line
 from flexattn.audit.reader import read_head
 from flexattn.errors import AuditError
 
@@ -16,12 +17,46 @@ def checked(tmp_path: Path, proof: dict[str, Any]) -> str | None:
     return check_proof(tmp_path / "proof.json")[1]
 
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
 def test_a_sealed_line_has_a_proof_that_stands_alone(write_log, episodes, tmp_path: Path) -> None:
-    folder = write_log(episodes)
+    folder = write_log(episodes * 20, seal_lines=4096)
+    for number in (2, 7, 4096):
+        proof = prove_line(folder, "steps-00000.jsonl", number)
+        line = folder.step_files()[0].read_text(encoding="utf-8").splitlines(True)[number - 1]
+        assert proof["text"] == proved_line(proof) == line
+        assert proof["root"] == read_head(folder.path)["root"]
+        assert len(orjson.dumps(proof)) < 2500
+        assert checked(tmp_path, proof) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda p: p.update(text=p["text"].replace("1", "2", 1)), "from the line to its seal"),
+        (lambda p: p.update(text=p["text"] + p["text"]), "not one line"),
+        (lambda p: p.update(text=p["text"][:-1]), "not one line"),
+        (lambda p: p.update(at=p["at"] + 1), "from the line to its seal"),
+        (lambda p: p.update(at=10**6), "from the line to its seal"),
+        (lambda p: p["within"].pop(), "from the line to its seal"),
+        (lambda p: p.update(index=p["index"] + 1), "from the seal to the root"),
+        (lambda p: p.update(root="00" * 32), "from the seal to the root"),
+        (lambda p: p.update(seal=p["seal"].replace("1", "2", 1)), "the seal is"),
+    ],
+    ids=["line", "two-lines", "no-newline", "place", "far", "path", "index", "root", "seal"],
+)
+def test_a_changed_proof_fails(write_log, episodes, tmp_path: Path, change, why: str) -> None:
+    proof = prove_line(write_log(episodes), "steps-00000.jsonl", 7)
+    change(proof)
+    assert why in str(checked(tmp_path, proof))
+
+
+def test_a_seal_without_a_tree_is_proved_by_its_segment(tmp_path: Path) -> None:
+    folder = RunFolder.open(GOLDEN / "sound-log-1")
     proof = prove_line(folder, "steps-00000.jsonl", 7)
     line = folder.step_files()[0].read_text(encoding="utf-8").splitlines(True)[6]
-    assert proof["segment"][proof["at"]] == line
-    assert proof["root"] == read_head(folder.path)["root"]
+    assert proof["segment"][proof["at"]] == proved_line(proof) == line
     assert checked(tmp_path, proof) is None
 
 
@@ -37,8 +72,8 @@ def test_a_sealed_line_has_a_proof_that_stands_alone(write_log, episodes, tmp_pa
     ],
     ids=["line", "index", "root", "seal", "place", "two-lines-as-one"],
 )
-def test_a_changed_proof_fails(write_log, episodes, tmp_path: Path, change, why: str) -> None:
-    proof = prove_line(write_log(episodes), "steps-00000.jsonl", 7)
+def test_a_changed_proof_by_segment_fails(tmp_path: Path, change, why: str) -> None:
+    proof = prove_line(RunFolder.open(GOLDEN / "sound-log-1"), "steps-00000.jsonl", 7)
     change(proof)
     assert why in str(checked(tmp_path, proof))
 

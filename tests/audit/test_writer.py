@@ -16,6 +16,7 @@ from conftest_audit import HEADER
 from flexattn.audit.files import StepFiles
 from flexattn.audit.folder import RunFolder
 from flexattn.audit.reader import Verifier, read_head, segments
+from flexattn.audit.schema import FORMS
 from flexattn.audit.verify import verify
 from flexattn.audit.writer import RunLog, sampled
 from flexattn.config import LogSection
@@ -117,6 +118,28 @@ def test_a_resumed_log_equals_one_that_was_never_cut(
     log.event("end")
     log.close()
     assert bytes_of(folder) == bytes_of(whole)
+
+
+def test_a_log_of_the_older_form_is_gone_on_with_in_that_form(
+    write_log,
+    make_folder: Callable[..., RunFolder],
+    episodes: Episodes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flexattn.audit.folder.SCHEMA", FORMS[0])
+    whole = write_log(episodes, "whole", segment_mb=0.03)
+    folder = make_folder("cut")
+    position = _interrupted(folder, episodes, 9, 12)
+    monkeypatch.undo()
+    log = RunLog(RunFolder.open(folder.path), SETTINGS)
+    log.resume(position)
+    for columns in episodes[9:]:
+        log.episode(HEADER, columns)
+    log.event("end")
+    log.close()
+    assert bytes_of(folder) == bytes_of(whole)
+    assert b'"tree"' not in b"".join(file.read_bytes() for file in folder.step_files())
+    assert read_head(folder.path)["schema"] == FORMS[0]
 
 
 def test_a_torn_line_is_cut_and_reported(make_folder, episodes: Episodes) -> None:

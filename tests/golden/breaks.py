@@ -54,7 +54,7 @@ class Log:
                 made += [*part, line]
                 n, first, part = n + 1, first + len(part) + 1, []
             self.files[name] = made + part
-        head = {"schema": "flexattn.log/1", "seals": n, "head": prev}
+        head = {"schema": "flexattn.log/2", "seals": n, "head": prev}
         (self.folder / "head.json").write_bytes(orjson.dumps(head))
 
 
