@@ -29,19 +29,19 @@ def digests(data: bytes, ends: Ends | None = None) -> Digests:
     ends = line_ends(data) if ends is None else ends
     if len(data) > (ends[-1] if len(ends) else 0):
         ends = np.append(ends, np.int32(len(data)))
-    return _hashed(np.frombuffer(data, np.uint8), ends)
+    return _hashed(np.frombuffer(data, np.uint8), ends, len(ends) > FEW)
 
 
-def digests_of_rows(rows: npt.NDArray[np.uint8]) -> Digests:
-    """SHA-256 of each row of `rows`, [n, bytes] -> [n, 32]."""
+def digests_of_rows(rows: npt.NDArray[np.uint8], many: bool) -> Digests:
+    """SHA-256 of each row of `rows`, [n, bytes] -> [n, 32]; side by side where `many`."""
     count, size = rows.shape
     ends = np.arange(size, size * count + 1, size, dtype=np.int32)
-    return _hashed(np.ascontiguousarray(rows).reshape(-1), ends)
+    return _hashed(np.ascontiguousarray(rows).reshape(-1), ends, many)
 
 
-def _hashed(data: npt.NDArray[np.uint8], ends: Ends) -> Digests:
+def _hashed(data: npt.NDArray[np.uint8], ends: Ends, many: bool) -> Digests:
     out = np.empty((len(ends), 32), np.uint8)
-    if len(ends) > FEW:
+    if many:
         hash_all(data, ends, out)
         return out
     whole, start = data.tobytes(), 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flexattn.audit.digests import Digests, digests_of_rows
+from flexattn.audit.digests import FEW, Digests, digests_of_rows
 from flexattn.audit.merkle import EMPTY
 
 
@@ -29,10 +29,12 @@ def path_in_tree(leaves: Digests, at: int) -> list[bytes]:
 
 def _levels(leaves: Digests) -> list[Digests]:
     """Nodes of each level, hashed leaves first, the root last; at least one leaf."""
-    levels = [digests_of_rows(_marked(0, leaves))]
+    many = len(leaves) > FEW
+    levels = [digests_of_rows(_marked(0, leaves), many)]
     while len(nodes := levels[-1]) > 1:
         pairs = nodes[: len(nodes) & ~1].reshape(-1, 64)
-        levels.append(np.concatenate([digests_of_rows(_marked(1, pairs)), nodes[2 * len(pairs) :]]))
+        joined = digests_of_rows(_marked(1, pairs), many)
+        levels.append(np.concatenate([joined, nodes[2 * len(pairs) :]]))
     return levels
 
 

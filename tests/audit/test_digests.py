@@ -40,6 +40,6 @@ def test_a_last_line_without_a_newline_is_hashed_as_it_is() -> None:
 @pytest.mark.parametrize("count", [0, 3, FEW + 5])
 def test_rows_are_hashed_one_by_one(count: int) -> None:
     rows = np.random.default_rng(count).integers(0, 256, (count, 65)).astype(np.uint8)
-    found = digests_of_rows(rows[:, ::-1])
     wanted = [hashlib.sha256(row[::-1].tobytes()).digest() for row in rows]
-    assert found.tobytes() == b"".join(wanted)
+    for many in (False, True):
+        assert digests_of_rows(rows[:, ::-1], many).tobytes() == b"".join(wanted)
