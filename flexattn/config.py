@@ -218,7 +218,7 @@ class TrainSection(Section):
 class LogSection(Section):
     """The audit log."""
 
-    seal_lines: Count = 4096
+    seal_lines: Annotated[Count, Field(le=100_000)] = 4096
     segment_mb: Positive = 256.0
     sample: Unit = 1.0
     queue_records: Count = 65536

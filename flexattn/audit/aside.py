@@ -23,7 +23,12 @@ def judged_aside(parts: Iterator[Segment], threads: int) -> Iterator[Segment]:
     waiting: deque[tuple[Segment, Future[Judged] | None]] = deque()
     with ThreadPoolExecutor(threads, "flexattn-hash") as pool:
         for segment in parts:
-            waiting.append((segment, pool.submit(judge, segment) if segment.seal else None))
+            waiting.append(
+                (
+                    segment,
+                    pool.submit(judge, segment) if segment.seal and not segment.stopped else None,
+                )
+            )
             if len(waiting) > 2 * threads:
                 yield _answered(*waiting.popleft())
         while waiting:

@@ -16,7 +16,7 @@ CODES: dict[str, tuple[str, str]] = {
     "not-json": ("parse", "the line is no JSON object"),
     "not-canonical": ("parse", "the line is JSON that this writer would have written otherwise"),
     "line-too-long": ("parse", "the line is longer than a log line may be; reading stops"),
-    "segment-too-long": ("parse", "no seal within 64 MiB; reading stops"),
+    "segment-too-long": ("parse", "no seal within 64 MiB or 131,072 lines; reading stops"),
     "bad-archive": ("parse", "the compressed file can't be unpacked, or unpacks to too much"),
     "schema": ("schema", "a key or a value is not what the schema says"),
     "line-changed": ("chain", "the line was changed after it was sealed"),

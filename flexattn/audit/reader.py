@@ -1,6 +1,7 @@
 """Reading a log is verifying its chain: lines come out by segments, each with what its seal says.
 
-Only one segment is ever held, at most 64 MiB; a log made to exhaust memory ends in a finding.
+Only one segment is ever held, at most 64 MiB and 131,072 lines; a log made to exhaust memory ends
+in a finding.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from flexattn.audit.cut import Ends, line_ends, lines_with
 from flexattn.audit.files import step_file_name
 from flexattn.audit.findings import Finding
 from flexattn.audit.folder import HEAD
-from flexattn.audit.schema import MAX_LINE_BYTES, MAX_SEGMENT_BYTES
+from flexattn.audit.schema import MAX_LINE_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENT_LINES
 
 _CHUNK = 1 << 21  # bytes held at first: two segments of the usual length
+_LIMITS = f"{MAX_SEGMENT_BYTES} bytes or {MAX_SEGMENT_LINES} lines"
 _MORE = 1 << 23  # by which that grows at most
 
 
@@ -139,8 +141,8 @@ def _file_segments(file: Stream, path: Path, index: int) -> Iterator[Segment]:
             text = f"the line is longer than {MAX_LINE_BYTES} bytes; reading stops here"
             yield _stopped(path, index, offset, file_line, "line-too-long", text, line)
             return
-        if size > MAX_SEGMENT_BYTES:
-            text = f"no seal within {MAX_SEGMENT_BYTES} bytes; reading stops here"
+        if size > MAX_SEGMENT_BYTES or sum(map(len, pending)) > MAX_SEGMENT_LINES:
+            text = f"no seal within {_LIMITS}; reading stops here"
             yield _stopped(path, index, offset, file_line, "segment-too-long", text)
             return
         if not count:
@@ -160,6 +162,11 @@ def _measured(segment: Segment) -> Segment:
         text = f"the line is longer than {MAX_LINE_BYTES} bytes; reading stops here"
         line = segment.file_line + place
         segment.findings.append(Finding("line-too-long", str(segment.file), line, text))
+        segment.stopped = True
+    elif segment.count > MAX_SEGMENT_LINES:
+        text = f"no seal within {_LIMITS}; reading stops here"
+        line = segment.file_line
+        segment.findings.append(Finding("segment-too-long", str(segment.file), line, text))
         segment.stopped = True
     return segment
 

@@ -20,6 +20,7 @@ DECIMALS = 9
 # What a reader takes in at most, so that a crafted log cannot fill the memory.
 MAX_LINE_BYTES = 1 << 20
 MAX_SEGMENT_BYTES = 1 << 26
+MAX_SEGMENT_LINES = MAX_LINE_BYTES // 8  # a seal's line lists 8 digits for each
 MAX_INTEGER = 2**53 - 1
 
 StepColumns = Mapping[str, list[Any]]

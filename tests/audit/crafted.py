@@ -1,6 +1,6 @@
 """What each crafted log costs to refuse: seconds and peak memory, one process a log.
 
-    python tests/audit/crafted.py
+python tests/audit/crafted.py
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def lines_of(kind: str) -> Iterator[bytes]:
         yield b"{" + b'"step":1,' * 100_000 + b'"a":""}\n'
     elif kind == "bad UTF-8":
         yield b'{"event":"\xff\xfe"}\n'
+    elif kind == "empty lines, 64 MiB of them":
+        yield from (b"\n" * (1 << 20) for _ in range(64))
     elif kind == "a million bad events":
         yield from (b'{"event":"x"}\n' * 1000 for _ in range(1000))
 
@@ -47,7 +49,7 @@ def lines_of(kind: str) -> Iterator[bytes]:
 KINDS = (
     "sound and short", "one line of 1 GiB", "1 GiB without a seal", "zstd bomb, 1 GiB of lines",
     "zstd bomb, one line of 4 GiB", "brackets, 1,000,000 deep", "objects, 100,000 deep",
-    "a key 100,000 times", "bad UTF-8", "a million bad events",
+    "a key 100,000 times", "bad UTF-8", "a million bad events", "empty lines, 64 MiB of them",
 )  # fmt: skip
 
 

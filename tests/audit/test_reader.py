@@ -61,9 +61,19 @@ def test_a_line_that_is_too_long_is_refused_also_where_it_ends(write_log, episod
 def test_lines_without_any_seal_are_refused(
     write_log, episodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_log(episodes, end=False, seal_lines=10**6)
+    folder = write_log(episodes, end=False, seal_lines=100_000)
     monkeypatch.setattr("flexattn.audit.reader.MAX_SEGMENT_BYTES", 4096)
     assert "segment-too-long" in [f.code for f in verify(folder).findings]
+
+
+def test_more_lines_than_a_seal_can_list_are_refused(
+    write_log, episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_log(episodes, seal_lines=50)
+    monkeypatch.setattr("flexattn.audit.reader.MAX_SEGMENT_LINES", 40)
+    report = verify(folder, workers=2)
+    assert report.findings[0].code == "segment-too-long"
+    assert report.findings[0].line == 1
 
 
 @pytest.mark.parametrize(
