@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise AuditError("replay: no run folder given, expected one such as logs/smoke; see --help")
     if args.html and args.chain:
         raise AuditError("--html: shows numbers and catalog entries; leave --chain away")
+    if args.head and not re.fullmatch("[0-9a-f]{8,64}", args.head):
+        raise AuditError(f"--head {args.head}: expected 8 to 64 hex digits, as train printed them")
+    if args.workers < 1:
+        raise AuditError(f"--workers {args.workers}: expected 1 or more")
     folder = RunFolder.open(args.run)
     if args.prove or args.prove_since:
         growth = args.prove_since
@@ -106,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="flexattn replay",
+        prog="python -m flexattn.replay",
         description=(__doc__ or "").partition("\n\n")[0],
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -133,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--oracle", action="store_true", help="ask the slow definition too; see --episode")
     add("--older", metavar="FILE", help="check a log of the older form for what it holds")
     add("--schema", action="store_true", help="print the JSON Schema of a line")
-    add("--workers", type=int, default=2, help="threads for a long log (default: 2)")
+    add("--workers", type=int, metavar="N", default=2, help="threads for a long log (default: 2)")
     return parser
 
 

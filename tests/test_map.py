@@ -61,7 +61,8 @@ def test_every_verb_of_the_script_is_a_module_and_the_other_way_round() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["attention", "env", "evaluation", "generation", "lexicon", "stages"]
+    "room",
+    ["agents", "attention", "audit", "env", "evaluation", "generation", "lexicon", "stages"],
 )
 def test_the_docstring_of_a_room_names_its_files(room: str) -> None:
     text = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8"))) or ""

@@ -317,3 +317,25 @@ def test_the_slow_definition_gives_a_second_opinion(
     assert "the definition agrees on " in capsys.readouterr().out
     assert replay.main([str(GOLDEN / "sound-generation"), "--oracle"]) == 2
     assert "--oracle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--head", "xyz"], "expected 8 to 64 hex digits"),
+        (["--workers", "0"], "expected 1 or more"),
+        (["--sign", "empty"], "is empty, expected the secret line"),
+        (["--check-proof", "."], "is a folder"),
+        (["--check-proof", "empty"], "empty"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    shutil.copytree(GOLDEN / "sound", tmp_path / "run")
+    given = [str(tmp_path / word) if word in ("empty", ".") else word for word in words]
+    assert replay.main([str(tmp_path / "run"), *given]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

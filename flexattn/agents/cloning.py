@@ -4,7 +4,7 @@ A student that has only seen perfect histories can't come back after a wrong cha
 of the history's characters is replaced by random ones, and the label stays the teacher's character
 at that place. A teacher's character that the mask forbids there is rejected and counted. Where the
 corpus carries the teacher's probabilities they can be the label instead, over A(s) alone.
-Source: noise in the history is SPEC section 9's arm; DAgger, Ross et al. 2011, arXiv:1011.0686.
+Source: DAgger, Ross et al. 2011, arXiv:1011.0686.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Sums run over legal actions and means over positions, since |A(s)| changes from step to step.
 Source: discrete SAC, Christodoulou 2019, arXiv:1910.07207; the entropy target kappa log|A(s)| and
-the decomposition Q = Q_0 + Q_h + Q_p are this project's (SPEC section 7).
+the decomposition Q = Q_0 + Q_h + Q_p are this project's.
 """
 
 from __future__ import annotations

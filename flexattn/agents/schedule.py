@@ -1,6 +1,6 @@
 """Values that change over training: linear between a first and a last value, constant outside.
 
-Also the curriculum of SPEC section 7: A short windows, B mixed, C by the domain's own lengths.
+Also the curriculum: A short windows, B mixed, C by the domain's own lengths.
 """
 
 from __future__ import annotations

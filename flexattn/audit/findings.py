@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-LAYERS = ("parse", "schema", "chain", "catalog", "number", "trajectory")
-
 CODES: dict[str, tuple[str, str]] = {
     # code: (layer, what it means)
     "not-json": ("parse", "the line is no JSON object"),

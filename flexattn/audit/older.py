@@ -65,7 +65,8 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
         raise ValueError(f"{text} is no number")
 
     try:
-        value = json.loads(line, parse_float=Decimal, parse_constant=never, object_pairs_hook=once)
+        text = line.decode("utf-8")
+        value = json.loads(text, parse_float=Decimal, parse_constant=never, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         return f"the line is no JSON: {str(error)[:80]}"
     return value if isinstance(value, dict) else "the line is no JSON object"

@@ -25,8 +25,8 @@ def print_report(report: Report) -> None:
     if hidden > 0:
         console.print(f"and {hidden} more findings; --json lists the first 1000")
     what = (
-        f"{report.lines:,} lines, {report.steps:,} steps, {report.episodes:,} episodes, "
-        f"{report.seals:,} seals in {report.files} file{'s' * (report.files != 1)}"
+        f"{report.lines:,} lines, {report.steps:,} steps, {_counted(report.episodes, 'episode')}, "
+        f"{_counted(report.seals, 'seal')} in {_counted(report.files, 'file')}"
     )
     if report.sound:
         done = "every number derived again" if report.numbers else "numbers not derived (--chain)"
@@ -51,3 +51,7 @@ def print_statistics(tables: Mapping[str, tuple[str, list[str], list[tuple[Any, 
         for row in rows:
             table.add_row(*(f"{v:,.6g}" if isinstance(v, float) else str(v) for v in row))
         console.print(table, "")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'s' * (number != 1)}"

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from flexattn import jsontext
 from flexattn.audit.chain import Seal, break_in, read_seal, read_seal_head, seal_head
 from flexattn.audit.digests import digests
 from flexattn.audit.folder import RunFolder
@@ -101,13 +100,13 @@ def check_proof(file: Path) -> tuple[dict[str, Any], str | None]:
     Returns: (the proof, None where it holds, else why not).
     Raises: AuditError where the file holds no proof.
     """
+    proof = jsontext.parse(jsontext.read_bytes(file, AuditError), str(file), AuditError)
     try:
-        proof = orjson.loads(file.read_bytes())
         fails = _CHECKS.get((proof["schema"], proof["proves"]))
         if fails is None:
             raise ValueError(f"expected {PROOF_SCHEMA} or {_BY_SEGMENT}")
         return proof, fails(proof)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise AuditError(f"{file}: is no proof: {str(error)[:80]}") from None
 
 

@@ -60,9 +60,15 @@ def print_keys(name: str) -> None:
 
 
 def sign_head(folder: RunFolder, report: Report, key: Path) -> None:
-    """Sign the head of a log that was found sound, as head.note beside it."""
+    """Sign the head of a log that was found sound, as head.note beside it.
+
+    Raises: AuditError where the file holds no key.
+    """
+    words = jsontext.read_bytes(key, AuditError).decode("utf-8", "replace").split()
+    if not words:
+        raise AuditError(f"{key}: is empty, expected the secret line that --make-key printed")
     head = Checkpoint(f"flexattn/{folder.path.name}", report.seals, bytes.fromhex(report.root))
-    note = sign(head, key.read_text().split()[0], str(key))
+    note = sign(head, words[0], str(key))
     jsontext.write_whole(folder.path / "head.note", note.encode("utf-8"))
     print(f"{folder.path / 'head.note'}: signed {report.seals} seals, root {report.root}")
 
