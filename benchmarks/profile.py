@@ -30,7 +30,6 @@ from flexattn.config import Config
 from flexattn.display import Display
 from flexattn.domain import Domain
 from flexattn.job import create_folder
-from flexattn.memory import Heap
 from flexattn.training import Training
 
 WRITES = "student writes"
@@ -53,8 +52,8 @@ BORDERS: tuple[tuple[Any, str, str], ...] = (
     (torch.optim.Adam, "step", "optimiser"),
     (torch.nn.utils, "clip_grad_norm_", "optimiser"),
     (sac, "follow", "optimiser"),
-    (Heap, "give_back", "memory"),
-    (Heap, "settle", "memory"),
+    (training, "give_back", "memory"),
+    (training, "keep_small", "memory"),
     (Display, "advance", "display"),
 )
 

@@ -37,9 +37,10 @@ from flexattn.errors import ConfigError
 from flexattn.evaluation.metrics import is_cjk
 from flexattn.experience import Rollout, write_answers
 from flexattn.live import LiveCatalogs
-from flexattn.memory import Heap
+from flexattn.memory import give_back, keep_small
 
 CLONE_WARM_STEPS = 50
+GIVE_BACK_EVERY = 4  # steps
 CLONE_LAST_RATE = 0.05  # of clone_lr
 DIAGNOSE_EVERY = 10  # steps
 
@@ -124,7 +125,7 @@ class Training:
 
     def run(self) -> Iterator[int]:
         """Do the steps that are left; yields after each, for the caller to evaluate and save."""
-        first, heap = 0, Heap()
+        first = 0
         for phase in self.phases:
             last = first + phase.steps
             if self.step < last:
@@ -136,14 +137,13 @@ class Training:
                     "critics": self._critics,
                     "sac": self._sac,
                 }[phase.name]
-                heap.give_back()
-                if phase.name not in ("clone", "dagger") and self.demo_buffer.added == 0:
-                    self._demonstrate()
-                for step in self._steps(phase, update, done):
-                    heap.settle()
-                    yield step
+                if phase.name != "clone":
+                    keep_small()
+                    give_back()
+                    if phase.name != "dagger" and self.demo_buffer.added == 0:
+                        self._demonstrate()
+                yield from self._steps(phase, update, done)
             first = last
-        heap.give_back()  # the last evaluation writes thousands of answers side by side
 
     def _steps(
         self, phase: Phase, update: Callable[[int, int], tuple[int, dict[str, float]]], done: int
@@ -152,6 +152,8 @@ class Training:
             characters, stats = update(n, phase.steps)
             self.step += 1
             self.characters += characters
+            if phase.name != "clone" and self.step % GIVE_BACK_EVERY == 0:
+                give_back()
             self.display.advance(characters, stats)
             if self.step % DIAGNOSE_EVERY == 0:
                 self.diagnostics.add(phase.name, self.step, stats)

@@ -1,39 +1,42 @@
-"""The heap keeps what is freed, and gives it back once it has grown."""
+"""Freed pages between the holes of the heap go back to the system when they are asked for."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from flexattn.memory import resident_bytes
-
 # in a process of its own, since the options of a heap can't be taken back
 STORY = """
-from flexattn.memory import GROWTH_BYTES, Heap, resident_bytes
+import os
+from flexattn.memory import give_back, keep_small
 
-heap = Heap()
-blocks = [bytearray(b"x" * (1 << 20)) for _ in range(GROWTH_BYTES // 2 >> 20)]
-pins = [bytearray(100) for _ in range(100)]  # behind them, so that the end of the heap stays
-del blocks
-kept = resident_bytes()
-heap.settle()
-assert resident_bytes() > kept - (50 << 20), "given back although it had hardly grown"
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
-blocks = [bytearray(b"x" * (1 << 20)) for _ in range(GROWTH_BYTES + (100 << 20) >> 20)]
-pins += [bytearray(100) for _ in range(100)]
+blocks = [bytearray(b"x" * (64 << 10)) for _ in range(3200)]
+pins = [bytearray(1000) for _ in range(100)]  # behind them, so that the end of the heap stays
+full = resident()
 del blocks
-grown = resident_bytes()
-assert grown > heap.floor + GROWTH_BYTES, "freed pages left by themselves"
-heap.settle()
-assert resident_bytes() < grown - GROWTH_BYTES, "not given back"
+assert resident() > full - 100, "freed pages left by themselves"
+give_back()
+assert resident() < full - 150, "not given back"
+
+keep_small()
+before = resident()
+large = bytearray(b"x" * (64 << 20))
+pins.append(bytearray(1000))
+del large
+assert resident() < before + 20, "a large block stayed in the heap"
 """
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or resident_bytes() == 0, reason="glibc on Linux is what it speaks to"
+    not Path("/proc/self/statm").exists(), reason="glibc on Linux is what it speaks to"
 )
-def test_pages_go_back_when_the_heap_has_grown_and_not_before() -> None:
+def test_pages_go_back_when_asked_and_large_blocks_by_themselves() -> None:
     done = subprocess.run([sys.executable, "-c", STORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
