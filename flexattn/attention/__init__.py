@@ -2,7 +2,7 @@
 
     local       the operator: local_attention, local_attention_multi    reference   its definition
     banded      CPU (Numba): tiles is what a thread does, lanes what its vectors do
-    kernel      GPU (Triton)    layout      where results lie
+    kernel      GPU (Triton): tile_kernel in products, keywise_kernel key by key    layout   where results lie
     blocked     GPU, long texts, its kernels in blocked_kernel
     differentiable   two kernels as one operator with gradients
     patterns    sinks and local blocks, packed episodes
