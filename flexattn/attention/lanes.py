@@ -118,6 +118,10 @@ class _Code:
         """Runs what is built inside for `index` in 0 .. count - 1."""
         return cgutils.for_range(self.builder, count)
 
+    def farthest_first(self, index: Any, count: Any) -> Any:
+        """The distance for a loop's index: under ALiBi far keys weigh least, and least is summed first."""
+        return self.builder.sub(self.builder.sub(count, _INDEX(1)), index)
+
     def entry(self, n: Any, step: Any, first: Any) -> Any:
         """Where line n of a table goes on in column `first`."""
         return self.builder.add(first, self.builder.mul(n, step))
@@ -291,7 +295,8 @@ def weigh(typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, 
         with code.loop(chunks) as chunk:
             begin = builder.mul(chunk.index, terms)
             with code.loop(code.least(terms, builder.sub(count, begin))) as loop:
-                line = code.entry(builder.add(begin, loop.index), step, i)
+                n = code.farthest_first(builder.add(begin, loop.index), count)
+                line = code.entry(n, step, i)
                 for r, totals in enumerate(few):
                     entry = builder.add(line, _INDEX(r))
                     factor = code.splat(builder.load(code.at(p, entry)), vector)
@@ -371,7 +376,7 @@ def softmax(typing_context, score, i, step, count, reach, r, scale, slope, p):  
             builder.store(builder.select(higher, x, builder.load(top)), top)
             code.store(x, code.at(p, entry))
         with code.loop(count) as loop:
-            line = code.at(p, code.entry(loop.index, step, i))
+            line = code.at(p, code.entry(code.farthest_first(loop.index, count), step, i))
             x = _exp(code, builder.fsub(code.load(code.column, line), builder.load(top)))
             builder.store(builder.fadd(x, builder.load(total)), total)
             code.store(x, line)
@@ -404,9 +409,10 @@ def softmax_gradient(typing_context, p, dp, i, step, count, reach, r, scale, ds,
             return builder.icmp_signed("<", code.numbers(n), seen_of)
 
         with code.loop(count) as loop:
-            entry = code.entry(loop.index, step, i)
+            n = code.farthest_first(loop.index, count)
+            entry = code.entry(n, step, i)
             x, y = (code.load(code.column, code.at(array, entry)) for array in (p, dp))
-            y = builder.select(seen(loop.index), y, zero)
+            y = builder.select(seen(n), y, zero)
             builder.store(code.fma(x, y, builder.load(delta)), delta)
         with code.loop(count) as loop:
             entry = code.entry(loop.index, step, i)

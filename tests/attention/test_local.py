@@ -105,6 +105,24 @@ def test_banded_agrees_with_the_definition_and_so_do_its_gradients(
         torch.testing.assert_close(ours, exact, atol=1e-12, rtol=1e-10)
 
 
+def test_alibi_rounds_no_more_than_the_reference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(8, 4, 100, 32, generator=generator) for _ in range(3)]
+    do = torch.randn(8, 4, 100, 32, generator=generator)
+    slopes = torch.rand(4, generator=generator)
+
+    def run(impl: str, dtype: torch.dtype) -> list[Tensor]:
+        x = [y.to(dtype).requires_grad_() for y in inputs]
+        out = local_attention(*x, 30, impl, slopes=slopes.to(dtype))
+        return [out.detach(), *torch.autograd.grad(out, x, do.to(dtype))]
+
+    truth = run("reference", torch.float64)
+    found = (run(impl, torch.float32) for impl in ("banded", "reference"))
+    for name, ours, own, exact in zip(("o", "dq", "dk", "dv"), *found, truth):
+        # root mean squares: one largest error is luck
+        assert (ours - exact).norm() <= (own - exact).norm(), name
+
+
 def test_threads_change_no_bit() -> None:
     torch.manual_seed(0)
     q, k, v = (rows(2, h, 600, 16).requires_grad_() for h in (4, 2, 2))
