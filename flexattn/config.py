@@ -48,6 +48,7 @@ Count = Annotated[int, Field(ge=1)]
 # a width or a length that memory is taken for: what is larger is a slip, not a plan
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Amount = Annotated[int, Field(ge=0)]
+Reach = Annotated[int, Field(ge=1, le=16)]
 
 
 class Section(BaseModel):
@@ -107,6 +108,7 @@ class EnvSection(Section):
     gate_b: Unit = 0.75
     align: Literal["position", "resync"] = "position"
     guide: Literal["ngram", "none"] = "ngram"
+    guide_reach: Reach = 2
     slack: Amount = 8
     num_envs: Count = 64
     question: Literal["terms", "raw"] = "terms"

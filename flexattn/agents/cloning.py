@@ -29,12 +29,11 @@ from flexattn.lexicon.compiled import compiled
 def _legal_along(written: Any, lengths: Any, rows: Any, M: Any) -> None:
     """A(s) before every character of given histories, [B, T + 1, W] into `rows`."""
     for b in range(written.shape[0]):
-        last, before, state = np.int32(PAD), np.int32(PAD), np.int32(0)
+        state = np.int32(0)
         for t in range(lengths[b] + 1):
-            fill_legal(rows[b, t], last, before, t, state, M)
+            fill_legal(rows[b, t], written[b], t, state, M)
             if t < lengths[b]:
-                before, last = last, written[b, t]
-                state = M.goto[state, last]
+                state = M.goto[state, written[b, t]]
 
 
 def legal_along(written: np.ndarray, lengths: np.ndarray, tables: MaskTables) -> np.ndarray:

@@ -243,9 +243,8 @@ class Core:
         place = 0
         for char in text.tolist():
             place = int(world.mask.goto[place, char])
-        last, before = (*text[::-1][:2].tolist(), PAD, PAD)[:2]
         state.automaton[i] = place
-        count, _ = fill_legal(state.legal[i], last, before, len(text), place, world.mask)
+        count, _ = fill_legal(state.legal[i], text, len(text), place, world.mask)
         state.n_legal[i] = count
 
     def legal_packed(self) -> npt.NDArray[np.uint64]:

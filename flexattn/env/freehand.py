@@ -39,9 +39,7 @@ def _open(
             legal[i, 0] = np.uint64(1 << END)
             n_legal[i] = 1
         else:
-            last = history[i, t[i] - 1] if t[i] > 0 else np.int32(PAD)
-            before = history[i, t[i] - 2] if t[i] > 1 else np.int32(PAD)
-            count, _ = fill_legal(legal[i], last, before, t[i], automaton[i], M)
+            count, _ = fill_legal(legal[i], history[i], t[i], automaton[i], M)
             n_legal[i] = count
 
 

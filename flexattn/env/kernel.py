@@ -157,7 +157,7 @@ def _start(i: Any, Y: Any, M: Any, S: Any) -> None:
         S.trigrams[i, k] = np.uint64(0)
     for d in range(S.sketch.shape[1]):
         S.sketch[i, d] = np.float32(0.0)
-    count, widened = fill_legal(S.legal[i], PAD, PAD, 0, 0, M)
+    count, widened = fill_legal(S.legal[i], S.history[i], 0, 0, M)
     S.n_legal[i] = count
     S.widened[i] = widened
 
@@ -329,7 +329,7 @@ def _step(
         S.legal[i, 0] = np.uint64(1 << END)
         S.n_legal[i] = 1
     else:
-        count, widened = fill_legal(S.legal[i], written, last, t, S.automaton[i], M)
+        count, widened = fill_legal(S.legal[i], history, t, S.automaton[i], M)
         S.n_legal[i] = count
         S.widened[i] += widened
 

@@ -1,11 +1,12 @@
 """A(s), the legal characters, as one packed row: looked up, never built by a Python loop.
 
-    row = (follows[last] | skips[before last])  &  writable  &  ~blocked[automaton state]  &  marks
+    row = (follows[last] | skips[k back] | ..)  &  writable  &  ~blocked[automaton state]  &  marks
 
 `follows` holds the characters seen in train answers or inside terms right behind a character,
-`skips` those two places behind it, so that a student can come back after a wrong one. The start of
-a text is a virtual character (row PAD). Where fewer than 3 characters stay, the guide is dropped
-and the state is counted as widened. No mark at the start and not the same mark twice, unless train
+`skips` those k places behind it, k = 2 .. reach, so that a student can come back after wrong ones:
+with a reach of 2 after one, with more after several. The start of a text is a virtual character
+(row PAD). Where fewer than 3 characters stay, the guide is dropped and the state is counted as
+widened. No mark at the start and not the same mark twice, unless train
 answers have it. The end is legal after a sentence end or from half the train answers' mean length
 on. A row is never empty: where everything is banned, the end is legal. The current target is never
 looked at.
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexattn.env.vocabulary import END, PAD, SENTENCE_ENDS, SPECIALS, UNK, Vocabulary
-from flexattn.lexicon.bits import Words, has, pack, popcount, select, set_pairs, words_for
+from flexattn.lexicon.bits import Words, has, pack, popcount, select, words_for
 from flexattn.lexicon.columns import Terms
 from flexattn.lexicon.compiled import compiled
 
@@ -34,7 +35,7 @@ class MaskTables(NamedTuple):
 
     Args:
       follows: [A, ceil(A / 64)] uint64, bigrams of train answers and terms; row PAD is the start.
-      skips: [A, W] uint64, the same for characters two places behind.
+      skips: [reach - 1, A, W] uint64, the same for characters 2, 3 .. reach places behind.
       writable: [W] uint64, the vocabulary without specials.
       opening: [W] uint64, `writable` without marks that open no train answer.
       no_double: [A] bool, marks that no train answer has twice in a row.
@@ -64,6 +65,7 @@ def build_mask(
     goto: Ids,
     blocked: Words,
     guided: bool,
+    reach: int = 2,
 ) -> MaskTables:
     """Count what follows what.
 
@@ -74,17 +76,15 @@ def build_mask(
       goto: banned automaton over the alphabet, [S, A].
       blocked: its blocked characters, [S, words].
       guided: whether the n-gram guide narrows the rows.
+      reach: characters back that vouch for the next one, at least 1.
     """
     a, v = vocabulary.alphabet, vocabulary.size
+    w = words_for(v)
     follows = np.zeros((a, words_for(a)), np.uint64)
-    skips = np.zeros((a, words_for(a)), np.uint64)
+    skips = np.zeros((reach - 1, a, w), np.uint64)
+    for texts in (Terms.of(answers), Terms.of(terms)):
+        _set_pairs(texts.points, texts.size, vocabulary.by_point, v, follows, skips)
     joined = vocabulary.encode_all(answers)
-    set_pairs(follows, joined[1:-1], joined[2:])
-    # of the two PAD before each text only the second is its start
-    inside = (joined[:-2] != PAD) | (joined[1:-1] != PAD)
-    set_pairs(skips, joined[:-2][inside], joined[2:][inside])
-    spelled = Terms.of(terms)
-    _set_pairs_of(spelled.points, spelled.size, vocabulary.by_point, follows, skips)
     marks = vocabulary.marks
     writable = np.arange(a) >= SPECIALS
     writable[v:] = False
@@ -92,12 +92,11 @@ def build_mask(
     opens[joined[1:][joined[:-1] == PAD]] = True
     twice = np.zeros(a, np.bool_)
     twice[joined[1:][joined[1:] == joined[:-1]]] = True
-    w = words_for(v)
     lengths = [len(text) for text in answers]
     blocked = np.ascontiguousarray(blocked[:, :w])
     return MaskTables(
         follows=_without_specials(follows),
-        skips=np.ascontiguousarray(_without_specials(skips)[:, :w]),
+        skips=_without_specials(skips),
         writable=pack(writable)[:w].copy(),
         opening=pack(writable & (~marks | opens))[:w].copy(),
         no_double=marks & ~twice,
@@ -110,46 +109,53 @@ def build_mask(
 
 
 @compiled()
-def _set_pairs_of(points: Any, sizes: Any, by_point: Any, follows: Any, skips: Any) -> None:
-    """Set what follows what inside terms; a term's start is PAD. A million terms, no array made."""
+def _set_pairs(points: Any, sizes: Any, by_point: Any, v: Any, follows: Any, skips: Any) -> None:
+    """Set what stands behind what inside texts; PAD is a start. A million terms, no array made."""
     first = np.int64(0)
     for n in range(sizes.shape[0]):
-        before, last = np.int64(-1), np.int64(PAD)
         for i in range(first, first + sizes[n]):
             char = np.int64(by_point[points[i]])
             bit = np.uint64(1) << np.uint64(char & 63)
+            last = np.int64(by_point[points[i - 1]]) if i > first else np.int64(PAD)
             follows[last, char >> 6] |= bit
-            if before >= 0:
-                skips[before, char >> 6] |= bit
-            before, last = last, char
+            if char < v:
+                for k in range(min(skips.shape[0], i - first)):
+                    at = i - k - 2
+                    behind = np.int64(by_point[points[at]]) if at >= first else np.int64(PAD)
+                    skips[k, behind, char >> 6] |= bit
         first += sizes[n]
 
 
 def _without_specials(rows: Words) -> Words:
-    rows[[END, UNK]] = 0  # nothing follows the end or an unknown character
-    rows[:, 0] &= ~np.uint64((1 << SPECIALS) - 1)
+    rows[..., [END, UNK], :] = 0  # nothing follows the end or an unknown character
+    rows[..., 0] &= ~np.uint64((1 << SPECIALS) - 1)
     return rows
 
 
 @compiled()
-def fill_legal(row: Any, last: Any, before: Any, t: Any, state: Any, M: Any) -> Any:
+def fill_legal(row: Any, history: Any, t: Any, state: Any, M: Any) -> Any:
     """Write A(s) into `row`, [W] uint64; returns (number of legal actions, widened).
 
     Args:
       row: where the mask goes.
-      last: id written last, PAD at the start.
-      before: id written before it, PAD where there is none.
-      t: characters written.
+      history: ids written, [>= t].
+      t: how many.
       state: state of the banned automaton.
       M: MaskTables.
     """
     words = row.shape[0]
     writable = M.opening if t == 0 else M.writable
-    behind = END if t == 0 else before  # nothing stands behind the end: an empty row
+    last = np.int64(history[t - 1]) if t > 0 else np.int64(PAD)
     count = np.int64(0)
     if M.guided:
         for w in range(words):
-            word = (M.follows[last, w] | M.skips[behind, w]) & writable[w] & ~M.blocked[state, w]
+            row[w] = M.follows[last, w]
+        for k in range(min(M.skips.shape[0], t)):
+            behind = np.int64(history[t - k - 2]) if t - k >= 2 else np.int64(PAD)
+            for w in range(words):
+                row[w] |= M.skips[k, behind, w]
+        for w in range(words):
+            word = row[w] & writable[w] & ~M.blocked[state, w]
             row[w] = word
             count += np.int64(popcount(word))
         count -= _drop_double(row, last, M.no_double)

@@ -76,21 +76,14 @@ class Domain:
         )
 
     @cached_property
-    def follows(self) -> dict[str, set[str]]:
-        """Character, "" for a text's start -> characters right behind it."""
-        found: dict[str, set[str]] = {}
+    def behind(self) -> dict[tuple[int, str], set[str]]:
+        """(k, a character, "" for a text's start) -> characters k places behind it, k <= reach."""
+        found: dict[tuple[int, str], set[str]] = {}
         for text in (*self.answers, *self.terms):
-            for first, second in zip(["", *text], text):
-                found.setdefault(first, set()).add(second)
-        return found
-
-    @cached_property
-    def skips(self) -> dict[str, set[str]]:
-        """Character, "" for a text's start -> characters two places behind it."""
-        found: dict[str, set[str]] = {}
-        for text in (*self.answers, *self.terms):
-            for first, second in zip(["", *text], text[1:]):
-                found.setdefault(first, set()).add(second)
+            texts = ["", *text]
+            for k in range(1, self.settings.guide_reach + 1):
+                for first, second in zip(texts, texts[k:]):
+                    found.setdefault((k, first), set()).add(second)
         return found
 
     def legal(self, history: str) -> set[str]:
@@ -104,10 +97,10 @@ class Domain:
         writable = {c for c in writable if not self._bans(history, c)}
         allowed = writable
         if self.settings.guide == "ngram":
-            last = history[-1:]
-            guide = set(self.follows.get(last, ()))
-            if history:
-                guide |= self.skips.get(history[-2:-1], set())
+            written = ["", *history]
+            guide: set[str] = set()
+            for k in range(1, min(self.settings.guide_reach, len(written)) + 1):
+                guide |= self.behind.get((k, written[-k]), set())
             allowed = writable & guide
             if len(allowed) < FEWEST:
                 allowed = writable

@@ -28,6 +28,7 @@ class Settings:
     gate_b: float = 0.75
     align: str = "position"
     guide: str = "ngram"
+    guide_reach: int = 2
     slack: int = 8
     question: str = "terms"
     question_chars: int = 24

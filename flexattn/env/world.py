@@ -304,6 +304,7 @@ class World:
                 goto,
                 blocked,
                 settings.guide == "ngram",
+                settings.guide_reach,
             ),
             rules=rules_of(settings, vocabulary.size),
             term_list=terms.texts,

@@ -34,12 +34,6 @@ def unpack(rows: Words, size: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(octets, axis=-1, count=size, bitorder="little").view(np.bool_)
 
 
-def set_pairs(rows: Words, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> None:
-    """Set bit second[n] of row first[n] for every n, in place."""
-    bits = _ONE << (second.astype(np.uint64) & np.uint64(63))
-    np.bitwise_or.at(rows, (first, second >> 6), bits)
-
-
 def _popcount(typing: Any, word: Any) -> Any:
     """Number of ones in a 64-bit word, as the same type; inside compiled functions only."""
 

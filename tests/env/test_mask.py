@@ -22,8 +22,11 @@ class NaiveMask:
         self.answers = [world.records[r].answer for r in world.train]
         self.chars = set("".join(self.answers))
         texts = [*self.answers, *world.term_list]
-        self.follows = {a + b for text in texts for a, b in zip("^" + text, text)}
-        self.skips = {a + b for text in texts for a, b in zip("^" + text, text[1:])}
+        self.reach = world.settings.guide_reach
+        self.behind = {
+            (k, a + b) for k in range(1, self.reach + 1) for text in texts
+            for a, b in zip("^" + text, ("^" + text)[k:])
+        }  # fmt: skip
         self.mean = sum(map(len, self.answers)) / len(self.answers)
         self.opens = {y[0] for y in self.answers}
         self.doubles = {a for y in self.answers for a, b in pairwise(y) if a == b}
@@ -42,9 +45,8 @@ class NaiveMask:
 
     def guess(self, text: str, char: str) -> bool:
         window = "^" + text
-        return window[-1] + char in self.follows or (
-            len(window) > 1 and window[-2] + char in self.skips
-        )
+        places = range(1, min(self.reach, len(window)) + 1)
+        return any((k, window[-k] + char) in self.behind for k in places)
 
     def legal(self, text: str) -> tuple[set[str], bool]:
         folded = fold(text)
