@@ -347,7 +347,7 @@ class _Tables:
         ]  # fmt: skip
         soft = rules.soft_teacher and bool(answers.has_soft.any())
         start = np.zeros(words, np.uint64)
-        count, widened = fill_legal(start, PAD, PAD, 0, 0, mask)
+        count, widened = fill_legal(start, np.zeros(0, np.int32), 0, 0, mask)
         ids, records, train = (
             put(answers.ids, np.int32), put(about, np.int32), put(world.train, np.int32)
         )  # fmt: skip
@@ -387,6 +387,7 @@ class _Tables:
             "RESYNC": bool(rules.resync),
             "HARD": bool(rules.hard),
             "GUIDED": bool(mask.guided),
+            "REACH": 1 + len(mask.skips),
         }
         return cls(
             pointers=pointers, meta=meta, ids=ids, records=records, train=train,

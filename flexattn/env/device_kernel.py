@@ -88,7 +88,7 @@ def step_kernel(  # type: ignore[no-untyped-def]
     SLOT_STEPS: tl.constexpr, GRAM_STEPS: tl.constexpr, CHILD_STEPS: tl.constexpr,
     SOFT_MOST: tl.constexpr, SLACK: tl.constexpr, MAX_HISTORY: tl.constexpr,
     SHORTEST: tl.constexpr, NESTED: tl.constexpr, RESYNC: tl.constexpr, HARD: tl.constexpr,
-    GUIDED: tl.constexpr,
+    GUIDED: tl.constexpr, REACH: tl.constexpr,
 ):  # fmt: skip
     """One step of every environment; see `kernel._step` for what each line means."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -387,8 +387,9 @@ def step_kernel(  # type: ignore[no-untyped-def]
     tl.store(state + DONE * N + i, done.to(tl.int32), mask=fill)
     tl.debug_barrier()  # every lane has read the old row
     count, widened = fill_legal(
-        legal, row, last, before, t_next, automaton, single & live, fill,
-        follows, skips, writable, opening, blocked, traits, i_c, CHUNKS, GUIDED, SHORTEST,
+        legal, row, past, last, before, t_next, automaton, single & live, fill,
+        follows, skips, writable, opening, blocked, traits, A, i_c,
+        CHUNKS, GUIDED, REACH, SHORTEST,
     )  # fmt: skip
     tl.store(state + N_LEGAL * N + i, count, mask=fill)
     ever = tl.load(state + WIDENED * N + i, mask=fill, other=0)

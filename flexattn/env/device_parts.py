@@ -322,16 +322,15 @@ def clear(sketch, row, live, i_d, DIM: tl.constexpr):  # type: ignore[no-untyped
 
 @triton.jit
 def fill_legal(  # type: ignore[no-untyped-def]
-    legal, row, last, before, t, automaton, single, live,
-    follows, skips, writable, opening, blocked, traits, i_c,
-    CHUNKS: tl.constexpr, GUIDED: tl.constexpr, SHORTEST: tl.constexpr,
+    legal, row, past, last, before, t, automaton, single, live,
+    follows, skips, writable, opening, blocked, traits, A, i_c,
+    CHUNKS: tl.constexpr, GUIDED: tl.constexpr, REACH: tl.constexpr, SHORTEST: tl.constexpr,
 ):  # fmt: skip
     """Write A(s), see `mask.fill_legal`; where `single` only the end is legal.
 
     Returns: (number of legal actions, widened), int32.
     """
     width: tl.constexpr = CHUNKS * CHUNK
-    behind = tl.where(t == 0, END, before)
     trait = tl.load(traits + last, mask=live, other=0)
     drop = (trait & NO_DOUBLE) != 0
     bit = tl.where(drop, (last * 0 + 1).to(tl.uint64) << (last & 63).to(tl.uint64), 0)
@@ -357,7 +356,13 @@ def fill_legal(  # type: ignore[no-untyped-def]
                 word -= word & load_word(blocked + automaton[:, None] * width + col[None, :], on)
                 if GUIDED and attempt == 0:
                     near = load_word(follows + last[:, None] * width + col[None, :], on)
-                    near |= load_word(skips + behind[:, None] * width + col[None, :], on)
+                    for k in tl.static_range(2, REACH + 1):
+                        behind = before
+                        if k > 2:
+                            behind = tl.load(past + t - k, mask=fill & (t >= k), other=PAD)
+                        # nothing stands behind the end: an empty row
+                        behind = tl.where(t < k - 1, END, behind.to(tl.int32)) + (k - 2) * A
+                        near |= load_word(skips + behind[:, None] * width + col[None, :], on)
                     word &= near
                 without = word - (word & bit[:, None])
                 word = tl.where(col[None, :] == (last >> 6)[:, None], without, word)

@@ -124,6 +124,10 @@ def main() -> None:
     wrong, worst, hits = differences(other, "cpu", 32, 3, faithful=0.6, put=0.0)
     assert not wrong, wrong
     assert max(worst.values()) < 1e-6, worst
+    config = load_config(resolve_path("configs/medical.yaml"), ["env.guide_reach=4"])
+    wrong, worst, hits = differences(open_world(config), "cpu", 32, 6, faithful=0.6, put=0.2)
+    assert not wrong, wrong
+    assert max(worst.values()) < 1e-6, worst
     drawn, far = random_steps(world, 4)
     assert far < 1e-6
     assert len(drawn) > 60

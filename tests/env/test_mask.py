@@ -8,6 +8,7 @@ import pytest
 from flexattn.config import load_config, resolve_path
 from flexattn.corpus import Corpus, Record
 from flexattn.env.core import Core
+from flexattn.env.lexical import open_world
 from flexattn.env.mask import FEWEST
 from flexattn.env.vocabulary import END, SENTENCE_ENDS, SPECIALS
 from flexattn.env.world import World
@@ -94,10 +95,14 @@ def test_a_mask_is_what_the_train_texts_and_terms_say(world: World) -> None:
     assert walk(world, naive, 150, seed=1, faithful=0.8) + walk(world, naive, 150, 2, 0.1) > 0
 
 
-def small_world(guide: str = "ngram", banned: tuple[str, ...] = ("寒热",)) -> World:
+def small_world(guide: str = "ngram", banned: tuple[str, ...] = ("寒热",), reach: int = 2) -> World:
     config = load_config(
-        "configs/medical.yaml", [f"env.guide={guide}", "env.history_chars=[2]", "env.slack=4"]
-    )
+        "configs/medical.yaml",
+        [
+            f"env.guide={guide}", f"env.guide_reach={reach}", "env.history_chars=[2]",
+            "env.slack=4",
+        ],
+    )  # fmt: skip
     answers = ["寒热往来。热者寒之，寒者热之。", "虚则补之，实则泻之……"]
     records = tuple(
         Record(str(n), "寒热", (), ("何谓寒热？",), answer, "train")
@@ -108,10 +113,32 @@ def small_world(guide: str = "ngram", banned: tuple[str, ...] = ("寒热",)) -> 
     return World.build(Corpus(records, "small.jsonl", "0" * 64), catalog, config)
 
 
-@pytest.mark.parametrize("guide", ["ngram", "none"])
-def test_small_worlds_agree_with_the_naive_mask(guide: str) -> None:
-    world = small_world(guide)
+@pytest.mark.parametrize(
+    ("guide", "reach"), [("ngram", 1), ("ngram", 2), ("ngram", 5), ("none", 2)]
+)
+def test_small_worlds_agree_with_the_naive_mask(guide: str, reach: int) -> None:
+    world = small_world(guide, reach=reach)
     walk(world, NaiveMask(world, ("寒热",), guide == "ngram"), 400, seed=3, faithful=0.5)
+
+
+@pytest.mark.parametrize(("reach", "least", "most"), [(2, 0.0, 0.3), (3, 1.0, 1.0)])
+def test_a_longer_reach_lets_a_text_come_back_after_two_replaced_characters(
+    reach: int, least: float, most: float
+) -> None:
+    world = open_world(
+        load_config(resolve_path("configs/medical.yaml"), [f"env.guide_reach={reach}"])
+    )
+    core = Core(world, 1)
+    rng = np.random.default_rng(0)
+    legal = []
+    for record in world.train[:100]:
+        answer = world.vocabulary.encode(world.records[record].answer)
+        place = int(rng.integers(2, len(answer) - 2))
+        core.reset([0], [int(record)])
+        for char in [*answer[:place], *rng.integers(SPECIALS, world.size, 2)]:
+            core.step([0], [0], [char], enforce=False)
+        legal.append(core.legal()[0, answer[place + 2]])
+    assert least <= np.mean(legal) <= most
 
 
 def test_where_everything_is_banned_the_end_is_legal() -> None:
