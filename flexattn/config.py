@@ -169,6 +169,7 @@ class AgentSection(Section):
     kappa: KappaSection
     grad_clip: Positive = 10.0
     bc_weight: Weights = (1.0, 1.0)
+    prior: Literal["none", "counts"] = "none"
     history_noise: Unit = 0.1
     rollout_noise: Unit = 0.0
     dagger_beta: Shares = (0.5, 0.0)

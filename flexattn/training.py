@@ -23,6 +23,7 @@ from flexattn.agents.cloning import TeacherAnswers
 from flexattn.agents.decision import Choose
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import NoiseWrites, Student, Teacher, TeacherWrites
+from flexattn.agents.prior import CountPrior
 from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.sac import HEADS, CloneBatch, Learner, Rates
 from flexattn.agents.schedule import curriculum, length_probabilities, linear
@@ -85,7 +86,7 @@ class Training:
             [world.answer(record) for record in world.train],
             [self._train_questions(record) for record in world.train],
         )
-        self.batches = Batches(world, device)
+        self._count_characters()
         self.alphabet = np.array(
             [i for char, i in world.vocabulary.ids.items() if i < world.size and is_cjk(char)],
             np.int32,
@@ -197,6 +198,7 @@ class Training:
             share=self.ranks.share,
             chances=windows if by_curriculum else None,
             probabilities=(self.world.answers, self.world.train) if knows else None,
+            prior=self.learner.actor.prior,
         )
 
     def _totals(self, *counts: int) -> list[int]:
@@ -367,9 +369,14 @@ class Training:
     def _go_over(self, world: World) -> None:
         """The answers written from here on, and every table of the learner, are of `world`."""
         self.world = world
-        self.batches = Batches(world, self.device)
+        self._count_characters()
         self.teacher_answers.questions = [self._train_questions(record) for record in world.train]
         self._count_lengths()
+
+    def _count_characters(self) -> None:
+        """Counts under the network where the configuration asks for them, and the batches."""
+        self.learner.actor.prior = CountPrior.of(self.config, self.world)
+        self.batches = Batches(self.world, self.device, self.learner.actor.prior)
 
     def _count_lengths(self) -> None:
         lengths = np.array([len(term) for term in self.world.term_list])

@@ -20,6 +20,7 @@ from flexattn.agents.checkpoint import Checkpoint
 from flexattn.agents.masked import entropy
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import Student
+from flexattn.agents.prior import CountPrior
 from flexattn.agents.sac import Batch, Learner
 from flexattn.domain import Domain
 from flexattn.env.core import Core
@@ -100,6 +101,7 @@ def load_learner(domain: Domain, saved: Checkpoint) -> Learner:
     torch.set_num_threads(domain.config.train.threads)
     torch.manual_seed(0)
     learner = Learner(domain.config, Sizes.of(domain.world), torch.device("cpu"))
+    learner.actor.prior = CountPrior.of(domain.config, domain.world)
     try:
         learner.actor.load_state_dict(saved.module("actor"))
         learner.critics.load_state_dict(saved.module("critics"))
@@ -119,7 +121,7 @@ def answer_values(world: World, learner: Learner, question: str) -> list[StepVal
     rollout = write_answers(
         core, np.array([record]), np.array([number]), Student(learner.actor), None, None
     )
-    batch = Batches(world, torch.device("cpu")).of(rollout.answers)
+    batch = Batches(world, torch.device("cpu"), learner.actor.prior).of(rollout.answers)
     return values_of(world, learner, batch, rollout.answers.teacher[0])
 
 

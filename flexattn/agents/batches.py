@@ -9,6 +9,7 @@ from flexattn.agents.buffer import Answers
 from flexattn.agents.cloning import sequence
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Foresight
+from flexattn.agents.prior import CountPrior
 from flexattn.agents.sac import Batch
 from flexattn.env.reward import length_costs
 from flexattn.env.vocabulary import END, PAD, UNK
@@ -18,9 +19,10 @@ from flexattn.env.world import World
 class Batches:
     """Makes learner batches over one world."""
 
-    def __init__(self, world: World, device: torch.device) -> None:
+    def __init__(self, world: World, device: torch.device, prior: CountPrior | None = None) -> None:
         """Lay the answers out once, so that a future is one gather."""
         settings = world.settings
+        self.prior = prior
         self.world, self.device = world, device
         ahead = settings.future_chars + 1
         longest = world.longest_answer
@@ -114,4 +116,7 @@ class Batches:
             terminated=put(last[taken], np.bool_),
             teacher=pair,
             accepted=accepted,
+            prior=None
+            if self.prior is None
+            else self.prior.windows_of(answers.written, answers.question, exists, legal),
         )

@@ -17,6 +17,7 @@ import torch
 
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Sequence
+from flexattn.agents.prior import CountPrior
 from flexattn.agents.sac import CloneBatch
 from flexattn.env.mask import MaskTables, fill_legal
 from flexattn.env.sketch import sketch_sequence
@@ -145,6 +146,7 @@ class TeacherAnswers:
         share: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
         chances: np.ndarray | None = None,
         probabilities: tuple[AnswerTables, np.ndarray] | None = None,
+        prior: CountPrior | None = None,
     ) -> CloneBatch:
         """Draw answers and put noise into their histories.
 
@@ -163,6 +165,7 @@ class TeacherAnswers:
           chances: of each window, sum 1; None: all alike.
           probabilities: tables with the teacher's probabilities, and the record of each answer
             there; None: the teacher's character alone is the label.
+          prior: counts under the network.
         """
         rows, questions = self.draw(rng, answers)
         lengths = self.lengths[rows]
@@ -194,6 +197,9 @@ class TeacherAnswers:
             teacher=pair,
             accepted=accepted,
             share=told,
+            prior=None
+            if prior is None
+            else prior.answers(written, questions, exists, window, legal),
         )
 
 

@@ -80,6 +80,11 @@ class CountingModel:
         self._line = np.zeros(settings.max_history + int(self.caps[-1]), np.int32)
 
     @property
+    def room(self) -> tuple[Floats, Ids]:
+        """Weights and ids of one state, for the compiled functions; zeros between calls."""
+        return self._weight, self._touched
+
+    @property
     def counts_sha256(self) -> str:
         """Hash of all counts, 64 hex digits; the catalog's terms are not among them."""
         tables = self.tables

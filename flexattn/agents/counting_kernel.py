@@ -364,3 +364,33 @@ def decide(
                 if has(row, v):
                     pi[n, v] = (weight[v] + left / allowed) / total
         _clear(weight, touched, count)
+
+
+@compiled()
+def log_probabilities(
+    lines: Any, topics: Any, step: Any, window: Any, start: Any, ids: Any,
+    weight: Any, touched: Any, C: Any, out: Any,
+) -> None:  # fmt: skip
+    """log p(a|s) of every legal pair.
+
+    Args:
+      lines: [n, >= window] int32, characters written, right-aligned.
+      topics: [n, TOPICS] uint64.
+      step: [n] int64, characters written.
+      window: [n] int64, Lh of each.
+      start: [n + 1] int64, first pair of each state.
+      ids: [J] int64, action of each pair.
+      weight, touched: room for one state.
+      C: CountTables.
+      out: [J] float32.
+    """
+    for n in range(lines.shape[0]):
+        first, stop = start[n], start[n + 1]
+        count, left = _weigh(lines[n], topics[n], step[n], window[n], False, weight, touched, C)
+        left = max(left, LEAST)
+        total = left
+        for j in range(first, stop):
+            total += weight[ids[j]]
+        for j in range(first, stop):
+            out[j] = np.log((weight[ids[j]] + left / (stop - first)) / total)
+        _clear(weight, touched, count)

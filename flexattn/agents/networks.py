@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flexattn.agents.legal import LegalSets, legal_linear, legal_log_softmax
+from flexattn.agents.prior import CountPrior
 from flexattn.agents.twins import TwinLinear
 from flexattn.attention.encoder import Encoder, EncoderConfig
 from flexattn.config import AgentSection, AttentionSection, EnvSection
@@ -115,6 +116,7 @@ class Actor(nn.Module):
             nn.Linear(hidden, len(env.hit_cap_chars)),
         )
         self.char_head = nn.Linear(hidden, sizes.characters)
+        self.prior: CountPrior | None = None  # counted, so not among the weights
         nn.init.normal_(self.char.weight, std=dim**-0.5)
         nn.init.normal_(self.step.weight, std=dim**-0.5)
 
@@ -143,12 +145,17 @@ class Actor(nn.Module):
         context = torch.cat([token, fixed], -1)
         return self.cap_head(torch.cat([state, context.expand(*state.shape[:-1], -1)], -1))
 
-    def char_log_pi(self, state: Tensor, legal: LegalSets) -> Tensor:
-        """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J]."""
+    def char_log_pi(self, state: Tensor, legal: LegalSets, prior: Tensor | None = None) -> Tensor:
+        """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J].
+
+        Args:
+          state: x under G windows.
+          legal: the pairs.
+          prior: log p_counts of each, [J] or [G, J].
+        """
         head = self.char_head
-        return legal_log_softmax(
-            legal_linear(state, head.weight.unsqueeze(0), legal) + head.bias[legal.ids], legal
-        )
+        logits = legal_linear(state, head.weight.unsqueeze(0), legal) + head.bias[legal.ids]
+        return legal_log_softmax(logits if prior is None else logits + prior, legal)
 
 
 class Features(NamedTuple):

@@ -66,7 +66,12 @@ class Student:
         state = actor.state(self._look(rows, token, step, window), fixed)
         cap = self._pick(masked_log_softmax(actor.cap_logits(state, token[:, -1], fixed), None))
         allowed = unpack_legal(legal[rows], actor.char_head.out_features).to(device)
-        log_a = masked_log_softmax(actor.char_head(state), allowed)
+        logits = actor.char_head(state)
+        if actor.prior is not None:
+            chars = self._windows[history].long().cpu().numpy()
+            known = actor.prior.states(seen, rows, chars, legal[rows], logits.shape[1])
+            logits = logits + known.to(device)
+        log_a = masked_log_softmax(logits, allowed)
         pi = log_a.double().exp().masked_fill(~allowed, 0.0)
         kept = np.ones(len(rows))
         if self.choose is None:

@@ -283,7 +283,11 @@ class ResidentLearner:
                 here = self._steps(nats_of)
                 aimed_at = self.dials[f"kappa_{head}"] * torch.log(size)
                 self.log_alpha[i] = losses.temperature_step(
-                    self.log_alpha[i], here, aimed_at, valid, self.config.agent.alpha_lr,
+                    self.log_alpha[i],
+                    here,
+                    aimed_at,
+                    valid,
+                    self.config.agent.alpha_lr,
                     self.ranks.mean,
                 ).clamp(min=-16.0, max=3.0)
                 stats[f"entropy_{head}"] = losses.mean_over(here, valid)
@@ -332,6 +336,7 @@ def check(config: Config) -> None:
         ("agent.expectation", agent.expectation, "exact"),
         ("agent.cql_weight", agent.cql_weight, 0.0),
         ("agent.stability_weight", agent.stability_weight, 0.0),
+        ("agent.prior", agent.prior, "none"),
         ("agent.clone_target", agent.clone_target, "character"),
         ("agent.forbidden_teacher", agent.forbidden_teacher, "relabel"),
         ("agent.rollout_noise", agent.rollout_noise, 0.0),

@@ -42,6 +42,7 @@ class CloneBatch:
       accepted: it is legal there, [N] bool.
       share: the teacher's probability of every legal pair, [J], each state's sum is 1; None: all
         of it on `teacher`.
+      prior: log p_counts of every legal pair, [J], see `CountPrior`; None: there is none.
     """
 
     seen: Sequence
@@ -51,6 +52,7 @@ class CloneBatch:
     teacher: Tensor
     accepted: Tensor
     share: Tensor | None = None
+    prior: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Batch:
       terminated: the step ended the answer, [N] bool.
       teacher: pair of the teacher's character in `legal`, [M] int64.
       accepted: a step was taken here and the teacher's character is legal, [M] bool.
+      prior: log p_counts of every legal pair under every Lh, [C, J]; None: there is none.
     """
 
     seen: Sequence
@@ -88,6 +91,7 @@ class Batch:
     terminated: Tensor
     teacher: Tensor
     accepted: Tensor
+    prior: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Learner:
         token, fixed = self.actor.embed(batch.seen)
         attended = self.actor.encoder(token, batch.window)
         state = self.actor.state(attended[batch.rows], fixed[batch.rows])
-        log_pi = self.actor.char_log_pi(state.unsqueeze(0), batch.legal)[0]
+        log_pi = self.actor.char_log_pi(state.unsqueeze(0), batch.legal, batch.prior)[0]
         chosen = log_pi[batch.teacher]
         told = chosen if batch.share is None else batch.legal.sum(batch.share * log_pi)
         loss = -self.ranks.part_of_mean(told, batch.accepted)
@@ -235,7 +239,7 @@ class Learner:
         log_h = masked_log_softmax(actor.history_logits(token, fixed), None)
         state = actor.state(attended, fixed)
         log_p = masked_log_softmax(actor.cap_logits(state, token, fixed), None)
-        return log_h, log_p, actor.char_log_pi(state, batch.legal)
+        return log_h, log_p, actor.char_log_pi(state, batch.legal, batch.prior)
 
     @torch.no_grad()
     def _next_values(

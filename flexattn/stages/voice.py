@@ -65,6 +65,7 @@ def actor_of(domain: Domain, saved: Checkpoint) -> Actor:
     import torch
 
     from flexattn.agents.networks import Actor, Sizes
+    from flexattn.agents.prior import CountPrior
 
     config, world = domain.config, domain.world
     torch.set_num_threads(config.train.threads)
@@ -76,4 +77,5 @@ def actor_of(domain: Domain, saved: Checkpoint) -> Actor:
             f"checkpoint step {saved.step}: its network has another shape than this version "
             f"builds from config.yaml; use the version that trained it, or train again"
         ) from None
+    actor.prior = CountPrior.of(config, world)
     return actor.eval()
