@@ -118,5 +118,5 @@ class Batches:
             accepted=accepted,
             prior=None
             if self.prior is None
-            else self.prior.windows_of(answers.written, answers.question, exists, legal),
+            else self.prior.every_window(answers.written, answers.question, exists, legal),
         )

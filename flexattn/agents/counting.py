@@ -31,6 +31,7 @@ from flexattn.agents.counting_kernel import (
     Ids,
     decide,
     emit,
+    know,
     openness_into,
     put,
     term_key,
@@ -63,6 +64,19 @@ class Writing(NamedTuple):
     pi: Floats
 
 
+class Known(NamedTuple):
+    """What the counts give a network in n states.
+
+    Attributes:
+      log_p: log p(a|s) of every legal pair, [J] float32.
+      expected: weights and lengths / L_max of the terms that are expected under each cap, and
+        whether an earlier term covers them, [n, 2 |P| + 1] float32; no rows if not asked for.
+    """
+
+    log_p: npt.NDArray[np.float32]
+    expected: npt.NDArray[np.float32]
+
+
 class CountingModel:
     """Counts over the train answers of one world, and the terms of its catalog."""
 
@@ -78,11 +92,6 @@ class CountingModel:
         self._weight = np.zeros(alphabet)
         self._touched = np.zeros(alphabet, np.int32)
         self._line = np.zeros(settings.max_history + int(self.caps[-1]), np.int32)
-
-    @property
-    def room(self) -> tuple[Floats, Ids]:
-        """Weights and ids of one state, for the compiled functions; zeros between calls."""
-        return self._weight, self._touched
 
     @property
     def counts_sha256(self) -> str:
@@ -149,6 +158,42 @@ class CountingModel:
             made.size, made.worth, made.inside, made.char, made.probability, made.pi,
         )  # fmt: skip
         return made
+
+    def know(
+        self,
+        lines: Ids,
+        topics: npt.NDArray[np.uint64],
+        step: npt.NDArray[np.int64],
+        window: npt.NDArray[np.int64],
+        legal: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+        foresee: bool,
+    ) -> Known:
+        """What the counts give a network.
+
+        Args:
+          lines: [n, max_history] ids, right-aligned.
+          topics: [n, TOPICS].
+          step: [n], characters written.
+          window: Lh of each, characters, [n].
+          legal: first pair of each state, [n + 1], and the pairs' ids, [J].
+          foresee: whether to fill `expected`.
+        """
+        rows = len(lines) if foresee else 0
+        size, worth = np.zeros((rows, len(self.caps)), np.int64), np.zeros((rows, len(self.caps)))
+        inside = np.zeros(rows, np.bool_)
+        log_p = np.empty(len(legal[1]), np.float32)
+        know(
+            lines, topics, step, window, *legal, self.caps, self.longest,
+            self._weight, self._touched, self._line, self.tables, log_p, size, worth, inside,
+        )  # fmt: skip
+        return Known(log_p, self.expected(size, worth, inside))
+
+    def expected(
+        self, size: npt.NDArray[np.int64], worth: Floats, inside: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
+        """What is expected, as a network sees it, [n, 2 |P| + 1]; see `Writing` and `Known`."""
+        columns = [worth, size / self.longest, inside[:, None]]
+        return np.concatenate(columns, 1).astype(np.float32)
 
 
 def topics_of(question: Ids) -> npt.NDArray[np.uint64]:

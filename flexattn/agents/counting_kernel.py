@@ -300,6 +300,22 @@ def _inside(line: Any, seen: Any, expected: Any, size: Any, longest: Any, C: Any
 
 
 @compiled()
+def _foresee(
+    line: Any, seen: Any, caps: Any, longest: Any, topics: Any, step: Any, window: Any,
+    weight: Any, touched: Any, C: Any, size: Any, worth: Any,
+) -> Any:  # fmt: skip
+    """Longest term under each cap of what is expected behind line[:seen], into `size`, `worth`.
+
+    Returns: whether an earlier term ends no sooner than the longest of them.
+    """
+    ahead = _expect(line, seen, caps[-1], topics, step, window, weight, touched, C)
+    for p in range(caps.shape[0]):
+        size[p], worth[p] = _offer(line, seen, ahead, caps[p], C)
+    last = size[caps.shape[0] - 1]
+    return last > 0 and _inside(line, seen, ahead, last, longest, C)
+
+
+@compiled()
 def openness_into(
     envs: Any, history: Any, topics: Any, step: Any, window: Any, C: Any, out: Any
 ) -> None:
@@ -335,11 +351,10 @@ def decide(
         t = np.int64(step[i])
         for n_seen in range(seen):
             line[n_seen] = history[i, n_seen]
-        expected = _expect(line, seen, caps[-1], topics[i], t, window[n], weight, touched, C)
-        for p in range(caps.shape[0]):
-            size[n, p], worth[n, p] = _offer(line, seen, expected, caps[p], C)
-        last = size[n, caps.shape[0] - 1]
-        inside[n] = last > 0 and _inside(line, seen, expected, last, longest, C)
+        inside[n] = _foresee(
+            line, seen, caps, longest, topics[i], t, window[n], weight, touched, C,
+            size[n], worth[n],
+        )  # fmt: skip
         count, left = _weigh(history[i], topics[i], t, window[n], False, weight, touched, C)
         row = legal[i]
         total = 0.0
@@ -367,23 +382,27 @@ def decide(
 
 
 @compiled()
-def log_probabilities(
-    lines: Any, topics: Any, step: Any, window: Any, start: Any, ids: Any,
-    weight: Any, touched: Any, C: Any, out: Any,
+def know(
+    lines: Any, topics: Any, step: Any, window: Any, start: Any, ids: Any, caps: Any, longest: Any,
+    weight: Any, touched: Any, line: Any, C: Any, log_p: Any, size: Any, worth: Any, inside: Any,
 ) -> None:  # fmt: skip
-    """log p(a|s) of every legal pair.
+    """log p(a|s) of every legal pair, and what is expected where `size` has rows.
 
     Args:
-      lines: [n, >= window] int32, characters written, right-aligned.
+      lines: [n, max history] int32, characters written, right-aligned.
       topics: [n, TOPICS] uint64.
       step: [n] int64, characters written.
       window: [n] int64, Lh of each.
       start: [n + 1] int64, first pair of each state.
       ids: [J] int64, action of each pair.
-      weight, touched: room for one state.
+      caps: [|P|] int64, P.
+      longest: max(U), characters.
+      weight, touched, line: room for one state.
       C: CountTables.
-      out: [J] float32.
+      log_p: [J] float32.
+      size, worth, inside: as in `decide`, or no rows.
     """
+    seen = lines.shape[1]
     for n in range(lines.shape[0]):
         first, stop = start[n], start[n + 1]
         count, left = _weigh(lines[n], topics[n], step[n], window[n], False, weight, touched, C)
@@ -392,5 +411,12 @@ def log_probabilities(
         for j in range(first, stop):
             total += weight[ids[j]]
         for j in range(first, stop):
-            out[j] = np.log((weight[ids[j]] + left / (stop - first)) / total)
+            log_p[j] = np.log((weight[ids[j]] + left / (stop - first)) / total)
         _clear(weight, touched, count)
+        if size.shape[0]:
+            for k in range(seen):
+                line[k] = lines[n, k]
+            inside[n] = _foresee(
+                line, seen, caps, longest, topics[n], step[n], window[n], weight, touched, C,
+                size[n], worth[n],
+            )  # fmt: skip

@@ -108,8 +108,9 @@ class Actor(nn.Module):
             nn.Linear(hidden // 2, len(env.history_chars)),
         )
         # where a term starts is a matter of question and place, so the cap sees both directly
+        foreseen = 2 * len(env.hit_cap_chars) + 1 if agent.prior == "counts" else 0
         self.cap_head = nn.Sequential(
-            nn.Linear(hidden + 3 * dim + env.sketch_dim, hidden),
+            nn.Linear(hidden + 3 * dim + env.sketch_dim + foreseen, hidden),
             nn.GELU(),
             nn.Linear(hidden, hidden),
             nn.GELU(),
@@ -140,10 +141,20 @@ class Actor(nn.Module):
         """X = build_obs(h, Lh) after the body, [..., B, T, hidden]."""
         return self.body(self.context(fixed) + self.attended(attended))
 
-    def cap_logits(self, state: Tensor, token: Tensor, fixed: Tensor) -> Tensor:
-        """Logits of pi_p(.|s, Lh), [..., hidden] with [N, dim] and [N, .] -> [..., |P|]."""
+    def cap_logits(
+        self, state: Tensor, token: Tensor, fixed: Tensor, expected: Tensor | None = None
+    ) -> Tensor:
+        """Logits of pi_p(.|s, Lh), [..., hidden] with [N, dim] and [N, .] -> [..., |P|].
+
+        Args:
+          state: x under one window or several.
+          token: of the last character.
+          fixed: what no window changes.
+          expected: terms that the counts expect, [..., 2 |P| + 1]; None: no counts.
+        """
         context = torch.cat([token, fixed], -1)
-        return self.cap_head(torch.cat([state, context.expand(*state.shape[:-1], -1)], -1))
+        parts = [state, context.expand(*state.shape[:-1], -1)]
+        return self.cap_head(torch.cat(parts if expected is None else [*parts, expected], -1))
 
     def char_log_pi(self, state: Tensor, legal: LegalSets, prior: Tensor | None = None) -> Tensor:
         """log pi_char(a|x) of every legal pair, [G, N, hidden] -> [G, J].

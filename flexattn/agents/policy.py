@@ -64,14 +64,17 @@ class Student:
         history = self._pick(log_h)
         window = torch.minimum(self._windows[history], (step + 1).to(torch.int32))
         state = actor.state(self._look(rows, token, step, window), fixed)
-        cap = self._pick(masked_log_softmax(actor.cap_logits(state, token[:, -1], fixed), None))
+        known = expected = None
+        if actor.prior is not None:
+            chars = self._windows[history].cpu().numpy()
+            known, expected = actor.prior.states(
+                seen, rows, chars, legal[rows], actor.char_head.out_features
+            )
+        caps = actor.cap_logits(state, token[:, -1], fixed, expected)
+        cap = self._pick(masked_log_softmax(caps, None))
         allowed = unpack_legal(legal[rows], actor.char_head.out_features).to(device)
         logits = actor.char_head(state)
-        if actor.prior is not None:
-            chars = self._windows[history].long().cpu().numpy()
-            known = actor.prior.states(seen, rows, chars, legal[rows], logits.shape[1])
-            logits = logits + known.to(device)
-        log_a = masked_log_softmax(logits, allowed)
+        log_a = masked_log_softmax(logits if known is None else logits + known, allowed)
         pi = log_a.double().exp().masked_fill(~allowed, 0.0)
         kept = np.ones(len(rows))
         if self.choose is None:

@@ -1,16 +1,19 @@
-"""Counts under the network: the actor's characters begin where stage A's counts are.
+"""Counts under the network: the student begins where stage A's counts are.
 
     log pi_char(a|s, Lh) = log_softmax over A(s) of ( f(x_t)[a] + log p_counts(a|s, Lh) )
 
 What followed in train answers is counted, not learned; the network learns where the counts are
-wrong, so it is right from the first step and its gradients are about the rest. p_counts looks at Lh
-characters, at the question's topics and at the step, see `counting`; it is above 0 for every legal
-character. Residual policy: Silver et al. 2018, arXiv:1812.06298.
+wrong, so it is right from the first step and its gradients are about the rest. The head of Lp sees
+the terms that the counts expect. p_counts looks at Lh characters, at the question's topics and at
+the step, see `counting`; it is above 0 for every legal character.
+Residual policy: Silver et al. 2018, arXiv:1812.06298.
 
-Shapes: n states, J legal pairs, C = |H|.
+Shapes: n states, J legal pairs, C = |H|, E = 2 |P| + 1.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,6 @@ import torch
 from torch import Tensor
 
 from flexattn.agents.counting import CountingModel, topics_of
-from flexattn.agents.counting_kernel import log_probabilities
 from flexattn.agents.legal import LegalSets
 from flexattn.config import Config
 from flexattn.env.spec import Observation
@@ -28,13 +30,26 @@ from flexattn.env.world import World
 Ids = npt.NDArray[np.int32]
 
 
+class Prior(NamedTuple):
+    """What the counts say about n states under every Lh.
+
+    Attributes:
+      log_p: log p_counts of every legal pair, [C, J].
+      expected: the terms that are expected, see `counting.Known`, [C, n, E].
+    """
+
+    log_p: Tensor
+    expected: Tensor
+
+
 class CountPrior:
-    """log p_counts(a|s, Lh), of states in an environment and of whole answers."""
+    """Stage A's counts, of states in an environment and of whole answers."""
 
     def __init__(self, world: World) -> None:
         """Count over the world's train answers; a few seconds for a few thousand."""
         self.model = CountingModel(world)
         self.windows = world.settings.history_chars
+        self.max_history = world.settings.max_history
         self._topics = self.model.asked()
 
     @classmethod
@@ -45,8 +60,8 @@ class CountPrior:
     def states(
         self, seen: Observation, rows: npt.NDArray[np.int64], window: npt.NDArray[np.int64],
         packed: npt.NDArray[np.uint64], actions: int,
-    ) -> Tensor:  # fmt: skip
-        """Of some rows of an observation, [n, V] float32, 0 where illegal.
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Of some rows of an observation: log p [n, V], 0 where illegal, and expected terms [n, E].
 
         Args:
           seen: what the actor sees.
@@ -57,16 +72,17 @@ class CountPrior:
         """
         legal = LegalSets.of(packed, actions, torch.device("cpu"))
         topics = self._topics(seen.question)[rows]
-        found = self._of(seen.history[rows], topics, seen.step[rows], window, legal)
+        lines, step = seen.history[rows], seen.step[rows]
+        log_p, expected = self._know(lines, topics, step, window, legal, foresee=True)
         dense = torch.zeros(len(rows), actions)
-        dense[legal.row, legal.ids] = found
-        return dense
+        dense[legal.row, legal.ids] = log_p
+        return dense, expected
 
     def answers(
         self, written: Ids, questions: Ids, exists: npt.NDArray[np.bool_],
         window: Ids, legal: LegalSets,
     ) -> Tensor:  # fmt: skip
-        """Before every character of whole answers, for each legal pair, [J] float32.
+        """log p before every character of whole answers, [J].
 
         Args:
           written: ids, [B, T].
@@ -75,31 +91,37 @@ class CountPrior:
           window: Lh of every state, characters, [B, T + 1].
           legal: A(s) of the n states.
         """
-        reach = max(self.windows)
+        lines, topics, step = self._states_of(written, questions, exists)
+        return self._know(lines, topics, step, window[exists], legal, foresee=False)[0]
+
+    def every_window(
+        self, written: Ids, questions: Ids, exists: npt.NDArray[np.bool_], legal: LegalSets
+    ) -> Prior:
+        """The same under every Lh, with the terms that are expected."""
+        lines, topics, step = self._states_of(written, questions, exists)
+        known = [
+            self._know(lines, topics, step, np.full(len(step), lh), legal, foresee=True)
+            for lh in self.windows
+        ]
+        return Prior(*map(torch.stack, zip(*known)))
+
+    def _states_of(
+        self, written: Ids, questions: Ids, exists: npt.NDArray[np.bool_]
+    ) -> tuple[Ids, npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        reach = self.max_history
         before = np.full((len(written), reach + written.shape[1]), PAD, np.int32)
         before[:, reach:] = written
         lines = np.lib.stride_tricks.sliding_window_view(before, reach, axis=1)
         answer, step = np.nonzero(exists)
-        topics = topics_of(questions)[answer]
-        return self._of(lines[answer, step], topics, step, window[answer, step], legal)
+        return lines[answer, step], topics_of(questions)[answer], step
 
-    def windows_of(
-        self, written: Ids, questions: Ids, exists: npt.NDArray[np.bool_], legal: LegalSets
-    ) -> Tensor:
-        """The same under every Lh, [C, J]."""
-        return torch.stack([
-            self.answers(written, questions, exists, np.full(exists.shape, lh, np.int32), legal)
-            for lh in self.windows
-        ])  # fmt: skip
-
-    def _of(
+    def _know(
         self, lines: Ids, topics: npt.NDArray[np.uint64], step: npt.NDArray[np.integer],
-        window: npt.NDArray[np.integer], legal: LegalSets,
-    ) -> Tensor:  # fmt: skip
-        out = torch.empty(len(legal.ids))
-        log_probabilities(
+        window: npt.NDArray[np.integer], legal: LegalSets, *, foresee: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        known = self.model.know(
             np.ascontiguousarray(lines, np.int32), topics, step.astype(np.int64),
-            window.astype(np.int64), legal.start.cpu().numpy(), legal.ids.cpu().numpy(),
-            *self.model.room, self.model.tables, out.numpy(),
+            window.astype(np.int64), (legal.start.cpu().numpy(), legal.ids.cpu().numpy()), foresee,
         )  # fmt: skip
-        return out.to(legal.ids.device)
+        device = legal.ids.device
+        return torch.from_numpy(known.log_p).to(device), torch.from_numpy(known.expected).to(device)

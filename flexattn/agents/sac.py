@@ -20,6 +20,7 @@ from flexattn.agents import losses
 from flexattn.agents.legal import LegalSets, legal_log_softmax
 from flexattn.agents.masked import entropy, masked_log_softmax
 from flexattn.agents.networks import Actor, Critics, Features, Foresight, Sequence, Sizes
+from flexattn.agents.prior import Prior
 from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.sampled import Draws, draw, sampled_objective, sampled_values
 from flexattn.agents.schedule import zipf_probabilities
@@ -74,7 +75,7 @@ class Batch:
       terminated: the step ended the answer, [N] bool.
       teacher: pair of the teacher's character in `legal`, [M] int64.
       accepted: a step was taken here and the teacher's character is legal, [M] bool.
-      prior: log p_counts of every legal pair under every Lh, [C, J]; None: there is none.
+      prior: what the counts say under every Lh; None: no counts are under the network.
     """
 
     seen: Sequence
@@ -91,7 +92,7 @@ class Batch:
     terminated: Tensor
     teacher: Tensor
     accepted: Tensor
-    prior: Tensor | None = None
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True)
@@ -238,8 +239,9 @@ class Learner:
         token = token[batch.rows]
         log_h = masked_log_softmax(actor.history_logits(token, fixed), None)
         state = actor.state(attended, fixed)
-        log_p = masked_log_softmax(actor.cap_logits(state, token, fixed), None)
-        return log_h, log_p, actor.char_log_pi(state, batch.legal, batch.prior)
+        known, expected = (None, None) if batch.prior is None else batch.prior
+        log_p = masked_log_softmax(actor.cap_logits(state, token, fixed, expected), None)
+        return log_h, log_p, actor.char_log_pi(state, batch.legal, known)
 
     @torch.no_grad()
     def _next_values(

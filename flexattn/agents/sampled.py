@@ -67,11 +67,12 @@ def draw(actor: Actor, batch: Batch, generator: torch.Generator) -> Draws:
         window = torch.ones(rows.shape, dtype=torch.int32, device=token.device)
         window[rows] = windows[history]
         state = actor.state(actor.encoder(token, window)[rows], context)
-        log_p = masked_log_softmax(actor.cap_logits(state, near, context), None)  # [M, P]
-        prior = None
+        known = expected = None
         if batch.prior is not None:
-            prior = batch.prior.gather(0, history[legal.row].unsqueeze(0))
-        log_a = actor.char_log_pi(state.unsqueeze(0), legal, prior)[0]  # [J]
+            known = batch.prior.log_p.gather(0, history[legal.row].unsqueeze(0))
+            expected = batch.prior.expected[history, torch.arange(len(history))]
+        log_p = masked_log_softmax(actor.cap_logits(state, near, context, expected), None)  # [M, P]
+        log_a = actor.char_log_pi(state.unsqueeze(0), legal, known)[0]  # [J]
         cap, pair = sample(log_p.detach(), generator), legal.sample(log_a.detach(), generator)
         held = log_a.detach()
         kept.append((

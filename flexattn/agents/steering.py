@@ -268,9 +268,7 @@ class Steered:
         if self.generator is not None:
             everywhere = [write(np.full(len(envs), w), False).char for w in model.windows]
             self.by_window = np.stack(everywhere, 1)
-        expected = np.concatenate(
-            [made.worth, made.size / model.longest, made.inside[:, None]], 1
-        ).astype(np.float32)
+        expected = model.expected(made.size, made.worth, made.inside)
         self.seen = Seen(near, opened, expected, history)
         log_p = self.actor.log_cap(
             self._tensor(near), self._tensor(opened), self._tensor(expected), self._tensor(history)

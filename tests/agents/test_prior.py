@@ -25,7 +25,8 @@ def prior(world: World) -> CountPrior:
 @pytest.fixture(scope="module")
 def actor(world: World, config: Config, prior: CountPrior) -> Actor:
     torch.manual_seed(0)
-    actor = Actor(Sizes.of(world), config.env, config.agent, config.attention)
+    agent = config.agent.model_copy(update={"prior": "counts"})
+    actor = Actor(Sizes.of(world), config.env, agent, config.attention)
     actor.prior = prior
     return actor
 
@@ -45,10 +46,15 @@ def test_it_is_what_stage_a_writes_with(world: World, prior: CountPrior) -> None
         seen, legal = core.observe(), core.legal_packed()
         window = np.array([2, 3, 4, 6])
         topics = prior.model.asked()(seen.question)
-        pi = prior.model.write(
+        made = prior.model.write(
             everyone, seen.history, topics, seen.step, window, legal, dense=True
-        ).pi
-        got = prior.states(seen, everyone, window, legal, world.size).numpy()
+        )
+        pi = made.pi
+        log_p, expected = prior.states(seen, everyone, window, legal, world.size)
+        got = log_p.numpy()
+        assert expected.numpy() == pytest.approx(
+            prior.model.expected(made.size, made.worth, made.inside)
+        )
         inside = pi > 0
         assert inside.sum() == core.state.n_legal.sum()
         assert got[inside] == pytest.approx(np.log(pi[inside]), rel=1e-5)
@@ -74,24 +80,27 @@ def test_whole_answers_have_the_probabilities_of_single_steps(
         token, fixed = actor.embed(seen)
         log_h = masked_log_softmax(actor.history_logits(token, fixed), None)
         states = actor.state(actor.encoder.forward_multi(token, actor.windows), fixed)[:, 0]
-        known = prior.windows_of(answer, question, exists, legal)
-        log_a = actor.char_log_pi(states, legal, known)
+        known = prior.every_window(answer, question, exists, legal)
+        log_a = actor.char_log_pi(states, legal, known.log_p)
+        log_p = masked_log_softmax(
+            actor.cap_logits(states, token[0], fixed[0], known.expected), None
+        )
     student = Student(actor)
     start = legal.start.tolist()
     for t in range(answer.shape[1]):
         decided = student(core.observe(), core.legal_packed(), np.ones(1, bool))
         choice = int(log_h[0, t].argmax())
         assert decided.history[0] == choice
+        assert decided.cap[0] == int(log_p[choice, t].argmax())
         expected = log_a[choice, start[t] : start[t + 1]].exp().max()
         assert decided.probability[0] == pytest.approx(float(expected), rel=2e-4)
         core.step(decided.history, decided.cap, answer[:, t], enforce=False)
 
 
 def test_an_untrained_network_on_counts_writes_the_teachers_characters(
-    world: World, actor: Actor
+    world: World, config: Config, actor: Actor
 ) -> None:
-    def right(prior: CountPrior | None) -> float:
-        actor.prior = prior
+    def right(actor: Actor) -> float:
         core = Core(world, 16)
         core.reset(record_indices=world.train[:16])
         student, found = Student(actor), []
@@ -103,9 +112,9 @@ def test_an_untrained_network_on_counts_writes_the_teachers_characters(
             core.step(decided.history, decided.cap, target, enforce=False)
         return float(np.mean(found))
 
-    counted = actor.prior
-    assert right(None) < 0.2
-    assert right(counted) > 0.95
+    torch.manual_seed(0)
+    assert right(Actor(Sizes.of(world), config.env, config.agent, config.attention)) < 0.2
+    assert right(actor) > 0.95
 
 
 def test_a_cloning_batch_has_it_under_the_windows_drawn(world: World, prior: CountPrior) -> None:
