@@ -8,7 +8,9 @@
 A context is a topic of the question with the number of the step and the last character written,
 with the last k <= Lh characters, or with the number of the step. Topics, most telling first: the
 whole question, its last term, its first term, the last two characters of a term, the last one (a
-term's end says what kind of thing it is), nothing.
+term's end says what kind of thing it is), nothing. Before a term's end comes the name: how often an
+answer goes on copying the term that is asked for, where it has written some of it, is counted too,
+so an answer about an unseen term begins with that term.
 Counted over train answers alone; an unseen context passes its whole weight on.
 Sources: e(c) is Witten and Bell 1991, IEEE Transactions on Information Theory 37; contexts that one
 character alone ever followed are trusted more since Cleary, Teahan and Witten 1995, PPM*.
@@ -24,11 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from flexattn.agents.counting_kernel import (
+    ASKED,
+    MANY,
     NOTHING,
     TOPICS,
     CountTables,
     Floats,
     Ids,
+    count_copies,
     decide,
     emit,
     know,
@@ -98,7 +103,8 @@ class CountingModel:
         """Hash of all counts, 64 hex digits; the catalog's terms are not among them."""
         tables = self.tables
         digest = hashlib.sha256()
-        for array in (tables.keys, tables.context, tables.start, tables.char, tables.times):
+        counts = (tables.keys, tables.context, tables.start, tables.char, tables.times)
+        for array in (*counts, tables.copied):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -140,7 +146,7 @@ class CountingModel:
         Args:
           envs: which rows, n of them.
           history: [N, max_history] ids.
-          topics: [N, TOPICS].
+          topics: [N, ASKED].
           step: [N], characters written.
           window: Lh of each of the n rows, characters.
           legal: packed A(s), [N, W].
@@ -172,7 +178,7 @@ class CountingModel:
 
         Args:
           lines: [n, max_history] ids, right-aligned.
-          topics: [n, TOPICS].
+          topics: [n, ASKED].
           step: [n], characters written.
           window: Lh of each, characters, [n].
           legal: first pair of each state, [n + 1], and the pairs' ids, [J].
@@ -197,15 +203,15 @@ class CountingModel:
 
 
 def topics_of(question: Ids) -> npt.NDArray[np.uint64]:
-    """Topics of encoded questions, most telling first, [N, Q] -> [N, TOPICS] uint64."""
-    out = np.zeros((len(question), TOPICS), np.uint64)
+    """Topics of encoded questions, most telling first, and names, [N, Q] -> [N, ASKED] uint64."""
+    out = np.zeros((len(question), ASKED), np.uint64)
     for n in range(len(question)):
         topics_into(question[n], out[n])
     return out
 
 
 def _count(world: World, orders: int) -> CountTables:
-    keys, chars = _pairs(world, orders)
+    keys, chars, copied = _pairs(world, orders)
     order = np.lexsort((chars, keys))
     keys, chars = keys[order], chars[order]
     new_key = np.append(True, keys[1:] != keys[:-1])
@@ -235,18 +241,20 @@ def _count(world: World, orders: int) -> CountTables:
         term=usable.astype(np.int32)[places] if len(usable) else places,
         weight=world.terms.weight,
         mark=vocabulary.marks,
+        copied=copied,
     )
 
 
-def _pairs(world: World, orders: int) -> tuple[npt.NDArray[np.uint64], Ids]:
-    """(context, character) of every place of every train answer under each of its topics."""
-    keys, chars = [], []
+def _pairs(world: World, orders: int) -> tuple[npt.NDArray[np.uint64], Ids, Floats]:
+    """(context, character) of every place of every train answer under each topic; copies."""
+    keys, chars, copied = [], [], np.zeros((2, MANY + 1, 2))
     for record in world.train.tolist():
         answer = world.answer(record)
         first, last = world.question_start[record : record + 2]
         asked = world.question_ids[first : max(first + 1, last - 1)]
         name = world.encode_question(world.records[record].term)[None]
-        topics = np.unique(topics_of(np.concatenate([asked, name])))
+        count_copies(answer, topics_of(name)[0], copied)
+        topics = np.unique(topics_of(np.concatenate([asked, name]))[:, :TOPICS])
         topics = topics[topics != 0]
         room = len(topics) * (len(answer) + 1) * (orders + 3)
         key, char, n = np.zeros(room, np.uint64), np.zeros(room, np.int32), 0
@@ -254,7 +262,7 @@ def _pairs(world: World, orders: int) -> tuple[npt.NDArray[np.uint64], Ids]:
             n = emit(answer, topic, orders, topic == NOTHING, key, char, n)
         keys.append(key[:n])
         chars.append(char[:n])
-    return np.concatenate(keys), np.concatenate(chars)
+    return np.concatenate(keys), np.concatenate(chars), copied
 
 
 def _table(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], Ids]:

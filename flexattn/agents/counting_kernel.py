@@ -21,6 +21,10 @@ Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 TOPICS = 6  # of a question, most telling first; 0 where there is none
+KNOWN_TERMS = 3  # the first topics: the question and its terms; the others are of a term's end
+NAME = 12  # characters of the term that is asked for, behind the topics; 0 where it ends
+MANY = 3  # characters of it that were written, or more: they are counted together
+ASKED = TOPICS + NAME
 NOTHING = np.uint64(0xD1B54A32D192ED03)  # the topic that every answer has
 SURE = 0.1  # share that a context with one follower passes on
 LEAST = 5e-10  # weight that is no longer passed on
@@ -50,6 +54,8 @@ class CountTables(NamedTuple):
       term: [term slots] int32, its index.
       weight: [terms] float64, the logged `idf`.
       mark: [A] bool, which ids are punctuation.
+      copied: [2, MANY + 1, 2] float64, whether the answer began with it, characters of the name
+        that were just written -> how often that was so, and how often the name went on.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -62,6 +68,7 @@ class CountTables(NamedTuple):
     term: Ids
     weight: Floats
     mark: npt.NDArray[np.bool_]
+    copied: Floats
 
 
 @compiled()
@@ -97,7 +104,7 @@ def put(keys: Any, values: Any, new: Any) -> None:
 
 @compiled()
 def topics_into(question: Any, out: Any) -> None:
-    """Topics of one encoded question into out[TOPICS], most telling first."""
+    """Topics of one encoded question, most telling first, and the name, into out[ASKED]."""
     out[:] = np.uint64(0)
     size = 0
     while size < question.shape[0] and question[size] != PAD:
@@ -129,6 +136,35 @@ def topics_into(question: Any, out: Any) -> None:
             out[3] = _mix(_mix(_TWO, question[size - 2]), question[size - 1])
         out[4] = _mix(_LAST, question[size - 1])
     out[5] = NOTHING
+    for n in range(last, min(size, last + NAME)):
+        out[TOPICS + n - last] = np.uint64(question[n])
+
+
+@compiled()
+def _copying(line: Any, asked: Any, step: Any) -> Any:
+    """Characters of the name that stand at the line's end while more of it follow, -1: no name."""
+    size = 0
+    while size < NAME and asked[TOPICS + size] != 0:
+        size += 1
+    seen = line.shape[0]
+    for m in range(min(size - 1, int(step)), 0, -1):
+        same = True
+        for j in range(m):
+            same = same and np.int64(line[seen - m + j]) == np.int64(asked[TOPICS + j])
+        if same:
+            return m
+    return 0 if size > 0 else -1
+
+
+@compiled()
+def count_copies(answer: Any, asked: Any, copied: Any) -> None:
+    """Where one answer goes on with the name that is asked for, added to `copied`."""
+    for t in range(answer.shape[0]):
+        m = _copying(answer[:t], asked, t)
+        if m >= 0:
+            first, many = np.int64(t == m), min(m, MANY)
+            copied[first, many, 0] += 1.0
+            copied[first, many, 1] += np.int64(answer[t]) == np.int64(asked[TOPICS + m])
 
 
 @compiled()
@@ -188,7 +224,7 @@ def _weigh(
 
     Args:
       history: ids written, right-aligned, PAD on the left.
-      topics: [TOPICS] uint64.
+      topics: [ASKED] uint64.
       step: characters written.
       window: Lh, characters.
       best: stop where one character stands so far ahead that no further context can change it.
@@ -199,7 +235,21 @@ def _weigh(
     Returns: (number of touched ids, weight that is left for all legal characters).
     """
     n, left = 0, 1.0
-    for m in range(topics.shape[0]):
+    for m in range(TOPICS):
+        if m == KNOWN_TERMS:
+            place = _copying(history, topics, step)
+            first, many = np.int64(step == place), min(place, MANY)
+            if place >= 0 and C.copied[first, many, 1] > 0.0:
+                times, of = C.copied[first, many, 1], C.copied[first, many, 0]
+                given = left * (1.0 - (SURE if times == of else 2.0 / (of + 2.0))) * times / of
+                char = np.int32(topics[TOPICS + place])
+                if weight[char] == 0.0:
+                    touched[n] = char
+                    n += 1
+                weight[char] += given
+                left -= given
+                if left < LEAST or (best and n == 1 and weight[touched[0]] > left):
+                    return n, left
         if topics[m] == 0:
             continue
         for turn in range(window + 3):
@@ -390,7 +440,7 @@ def know(
 
     Args:
       lines: [n, max history] int32, characters written, right-aligned.
-      topics: [n, TOPICS] uint64.
+      topics: [n, ASKED] uint64.
       step: [n] int64, characters written.
       window: [n] int64, Lh of each.
       start: [n + 1] int64, first pair of each state.
