@@ -22,6 +22,8 @@ SIZE = {
     "run.folder": "logs/acceptance",
     "corpus.records": "40",
     "corpus.heldout": "all",
+    "env.guide_reach": "4",
+    "agent.prior": "counts",
     "agent.hidden": "40",
     "agent.char_dim": "32",
     "agent.target_ema": "0.02",
@@ -33,7 +35,7 @@ SIZE = {
     "agent.curriculum.rho": "[0.0, 0.0]",
     "agent.curriculum.cloning": "curriculum",
     "agent.buffer_answers": "256",
-    "train.clone_steps": "450",
+    "train.clone_steps": "250",
     "train.warmup_steps": "10",
     "train.sac_steps": "180",
     "train.clone_batch_answers": "12",
@@ -46,17 +48,28 @@ SIZE = {
     "train.keep_checkpoints": "1",
 }
 # what the SAC steps would cost goes into cloning, so that wall-clock time is about the same
-CLONING = {"train.clone_steps": "1300", "train.warmup_steps": "0", "train.sac_steps": "0"}
+CLONING = {"train.clone_steps": "800", "train.warmup_steps": "0", "train.sac_steps": "0"}
 FIXED = {"env.history_chars": "[2]", "env.hit_cap_chars": "[3]"}
 SHORT = {
     "lexicon.lengths": "[2]", "env.history_chars": "[2]", "env.hit_cap_chars": "[2]",
 }  # fmt: skip
 
+BEFORE = {**SHORT, "reward.bonus": "hard", "env.guide": "none", "agent.prior": "none"}
+
 ARMS: dict[str, tuple[str, dict[str, str]]] = {
-    "flex": ("The candidate: three heads, gate and IDF, the guide mask, cloning and then SAC.", {}),
+    "flex": (
+        "The candidate: three heads, gate and IDF, the guide mask, counts under the network,\n"
+        "# cloning and then SAC.",
+        {},
+    ),
     "baseline": (
-        "What there was: the same trainer with fixed Lh and Lp, U = {2}, a hard bonus, no guide.",
-        {**SHORT, "reward.bonus": "hard", "env.guide": "none"},
+        "What there was: the same trainer with fixed Lh and Lp, U = {2}, a hard bonus, no guide\n"
+        "# and no counts.",
+        BEFORE,
+    ),
+    "baseline-long": (
+        "The baseline with as many steps as it needs to write every clean answer.",
+        {**BEFORE, "train.clone_steps": "450"},
     ),
     "cloning": (
         "Behaviour cloning alone on clean histories; no reinforcement learning.",
@@ -74,7 +87,7 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "dagger": (
         "Cloning with noise in the history, then DAgger; no reinforcement learning.",
-        {**CLONING, **FIXED, "train.clone_steps": "450", "train.dagger_steps": "300"},
+        {**CLONING, **FIXED, "train.clone_steps": "250", "train.dagger_steps": "200"},
     ),
 }
 for lh in (2, 3, 4, 6):
@@ -84,15 +97,7 @@ for lh in (2, 3, 4, 6):
         {**CLONING, **FIXED, "env.history_chars": f"[{lh}]"},
     )
 
-# stopped while the baseline still learns: what the guide is worth in a hurry
-SHORT_BUDGET = {
-    "train.clone_steps": "200", "train.sac_steps": "100", "train.evaluate_every": "20",
-}  # fmt: skip
-for name in ("flex", "baseline"):
-    title, changes = ARMS[name]
-    ARMS[f"{name}-short"] = (f"{title}\n# Half the steps.", {**changes, **SHORT_BUDGET})
-
-# each is flex-short without one part, or with one more
+# each is flex without one part, or with one more
 ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "hard-bonus": (
         "A hit pays lambda_lex flat: no gate, no IDF.", {"reward.bonus": "hard"},
@@ -109,9 +114,10 @@ ABLATIONS: dict[str, tuple[str, dict[str, str]]] = {
         {"agent.stability_weight": "0.1"},
     ),
     "no-guide": ("No guide mask: every character of the vocabulary.", {"env.guide": "none"}),
+    "reach-2": ("The guide looks two characters back, not four.", {"env.guide_reach": "2"}),
+    "no-counts": ("No counts under the network.", {"agent.prior": "none"}),
     "cloning-only": (
-        "Cloning alone under the same heads; what SAC would cost goes into cloning.",
-        {**CLONING, "train.clone_steps": "650"},
+        "Cloning alone under the same heads; what SAC would cost goes into cloning.", CLONING,
     ),
 }  # fmt: skip
 
@@ -178,8 +184,7 @@ def files() -> dict[Path, str]:
     made = {}
     for folder, table in (("arms", ARMS), ("ablations", ABLATIONS)):
         for name, (title, changes) in table.items():
-            budget = SHORT_BUDGET if folder == "ablations" else {}
-            own = {**SIZE, **budget, "run.name": name, **changes}
+            own = {**SIZE, "run.name": name, **changes}
             made[HERE / folder / f"{name}.yaml"] = changed(base, title, own)
     for name, (title, changes) in STAGES.items():
         own = {"run.name": f"stage_{name}", "train.final_answers": "400", **changes}

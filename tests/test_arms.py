@@ -55,7 +55,7 @@ def test_the_baseline_has_one_choice_of_each_length_and_no_guide() -> None:
     assert (baseline.env.guide, baseline.reward.bonus) == ("none", "hard")
     flex = config("arms/flex.yaml")
     assert baseline.train == flex.train
-    assert baseline.agent == flex.agent
+    assert baseline.agent == flex.agent.model_copy(update={"prior": "none"})
 
 
 def test_a_hard_bonus_pays_every_hit_alike(hard: World) -> None:
