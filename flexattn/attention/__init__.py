@@ -1,7 +1,7 @@
 """Attention with a window for every query: one operator, and what an encoder needs around it.
 
     local       the operator: local_attention, local_attention_multi    reference   its definition
-    banded      CPU (Numba): tiles is what a thread does, lanes what its vectors do
+    banded      CPU (Numba): tiles is what a thread does, lanes what its vectors do, team who does it
     kernel      GPU (Triton): tile_kernel in products, keywise_kernel key by key    layout   where results lie
     blocked     GPU, long texts, its kernels in blocked_kernel
     differentiable   two kernels as one operator with gradients

@@ -10,6 +10,7 @@ The backward pass computes the probabilities again from q, k and the windows: no
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -19,15 +20,17 @@ import torch
 from torch import Tensor
 
 from flexattn.attention.differentiable import differentiable
-from flexattn.attention.lanes import LANES
+from flexattn.attention.lanes import LANES, LINE, STREAM, WRITE
 from flexattn.attention.layout import empty_like_q, empty_outputs, rows_whole
-from flexattn.attention.tiles import Rows, Work, backward, forward
+from flexattn.attention.team import openmp
+from flexattn.attention.tiles import BACKWARD, FORWARD, Pass, Rows, Work
 
 __all__ = ["banded", "unsupported"]
 
 _SMALL = 1 << 16  # elements of q below which waking other threads costs more than it saves
+_LARGE = 1 << 22  # bytes of a result that it pays to write past the caches, its reading included
 _STRETCH = 64  # fewest rows of one work item
-_SHARES = 2  # pieces of work for each thread, so that one that is held up holds up little
+_SHARES = 8  # pieces of work for each thread, so that one that is held up holds up little
 _REACH = 1 << 31  # numbers of one head: tables of rows are 32 bits wide
 
 
@@ -40,20 +43,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_helpers.cache_clear)  # threads do not survive a fork
 
 
-def _spread(job: Any, arguments: tuple[Any, ...], items: int, threads: int) -> None:
-    """Do items 0 .. items - 1 on plain threads; the compiled loops hold no interpreter lock.
+def _spread(pass_: Pass, arguments: tuple[Any, ...], items: int, threads: int) -> None:
+    """Do items 0 .. items - 1; the compiled loops hold no interpreter lock.
 
-    Not OpenMP: its waiting threads spin on the cores that torch's own waiting threads spin on.
+    On torch's own threads where they can be had, since after torch's operations these spin on the
+    cores that others would need; else on plain ones, and not on a second OpenMP that spins too.
     """
     if threads < 2 or items < 2:
-        job(*arguments, 0, items)
+        pass_.some(*arguments, 0, items)
         return
     share = -(-items // (_SHARES * threads))
+    if start := openmp():
+        pass_.together(start, threads, share, items, arguments)
+        return
     begins = iter(range(0, items, share))
 
     def work() -> None:
         for begin in begins:  # one counter for all threads; next() of a range is atomic
-            job(*arguments, begin, min(begin + share, items))
+            pass_.some(*arguments, begin, min(begin + share, items))
 
     others = [_helpers(threads - 1).submit(work) for _ in range(threads - 1)]
     work()
@@ -87,6 +94,13 @@ def _rows(x: Tensor) -> Rows:
     return Rows(_flat(x), *((0,) * (5 - x.dim())), *x.stride()[:-1])
 
 
+def _in_whole_lines(results: Sequence[Tensor]) -> bool:
+    """Whether each row begins and ends where a line of memory does."""
+    return all(
+        x.data_ptr() % LINE == 0 and x.shape[-1] * x.element_size() % LINE == 0 for x in results
+    )
+
+
 def _windows(window: Tensor | None, widths: list[int]) -> Rows:
     """Windows as int32; where all queries have the same, as many as are read at a time."""
     if window is None:
@@ -96,7 +110,9 @@ def _windows(window: Tensor | None, widths: list[int]) -> Rows:
     return Rows(_flat(window), 0, window.stride(0), head, 1)
 
 
-def _plan(q: Tensor, k: Tensor, widths: list[int]) -> tuple[Work, int, int]:
+def _plan(
+    q: Tensor, k: Tensor, widths: list[int], results: Sequence[Tensor]
+) -> tuple[Work, int, int]:
     """What is to be done, items and threads.
 
     An item reads `bound` rows past its end again, so it is long against that. Threads have no say in
@@ -107,7 +123,13 @@ def _plan(q: Tensor, k: Tensor, widths: list[int]) -> tuple[Work, int, int]:
     bound = min(max(widths), length)
     stretch = length if batch * kv_heads >= 16 else max(_STRETCH, 2 * bound)
     widest = widths.index(max(widths))
-    work = Work(len(widths), widest, kv_heads, heads // kv_heads, length, bound, stretch)
+    group, choices = heads // kv_heads, len(widths)
+    once = keys_once = WRITE
+    if choices * q.numel() * q.element_size() >= _LARGE and _in_whole_lines(results):
+        once = STREAM
+        if group * choices == 1 and bound <= LANES:  # few rows are read again to add to them
+            keys_once = STREAM
+    work = Work(choices, widest, kv_heads, group, length, bound, stretch, once, keys_once)
     threads = 1 if q.numel() < _SMALL else torch.get_num_threads()
     return work, batch * kv_heads * -(-length // stretch), threads
 
@@ -156,9 +178,9 @@ def banded(
     out = empty_outputs(rows_whole(q), len(widths))
     if out.numel() == 0:
         return out
-    work, items, threads = _plan(q, k, widths)
+    work, items, threads = _plan(q, k, widths, (out,))
     given = _given(work, q, k, v, window, widths, slopes, scale)
-    _spread(forward, (*given, _rows(out)), items, threads)
+    _spread(FORWARD, (*given, _rows(out)), items, threads)
     return out
 
 
@@ -177,9 +199,10 @@ def _banded_backward(
     dq, dk, dv = (empty_like_q(rows_whole(x)) for x in (q, k, v))
     if q.numel() == 0:
         return dq, dk, dv
-    work, items, threads = _plan(q, k, widths)
+    work, items, threads = _plan(q, k, widths, (dq, dk, dv))
     given = _given(work, q, k, v, window, widths, slopes, scale)
-    _spread(backward, (*given, _rows(do), _rows(dq), _rows(dk), _rows(dv)), items, threads)
+    results = _rows(dq), _rows(dk), _rows(dv)
+    _spread(BACKWARD, (*given, _rows(do), *results), items, threads)
     return dq, dk, dv
 
 

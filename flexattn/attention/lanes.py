@@ -16,17 +16,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "ahead", "dots", "height", "place", "see", "softmax", "softmax_gradient", "weigh"]  # fmt: skip
+__all__ = [
+    "ADD", "LANES", "LINE", "STREAM", "WRITE", "Soon",
+    "dots", "height", "place", "publish", "see", "softmax", "softmax_gradient", "weigh",
+]  # fmt: skip
 
 LANES = 16  # queries side by side
-_LINE = 64  # bytes that memory gives at a time
+LINE = 64  # bytes that memory gives at a time
+WRITE, ADD, STREAM = range(3)  # what becomes of a row
+_PASSES = 2  # of a loop over keys, in which the next tile's rows are asked for
 _WIDE = binding.get_host_cpu_features().get("avx512f")
 _SUMS = 1024 if _WIDE else 256  # bytes of sums that stay in registers while rows go by
 _TERMS = 8  # terms of a sum that are added up before they join the rest: fewer roundings
@@ -38,13 +44,24 @@ _EACH = ir.Constant(_NUMBERS, list(range(LANES)))
 _whole = types.intp
 
 
+class Soon(NamedTuple):
+    """Rows of `memory` that will be read soon: row r begins at first + r * row."""
+
+    memory: np.ndarray
+    first: int
+    row: int
+
+
 class _Code:
     """LLVM's builder, and the few words that the operations below are made of."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
-        """`args` become those given, arrays as pointers to their first element."""
+        """`args` become those given, arrays (that of a Soon too) as pointers to their first element."""
         self.builder, self.args, numbers = builder, [], []
         for kind, given in zip(signature.args, args):
+            if isinstance(kind, types.NamedTuple):
+                memory, *rest = cgutils.unpack_tuple(builder, given)
+                given = (context.make_array(kind.types[0])(context, builder, memory).data, *rest)
             if isinstance(kind, types.Array):
                 given = context.make_array(kind)(context, builder, given).data
                 numbers += [kind.dtype] if isinstance(kind.dtype, types.Float) else []
@@ -73,6 +90,14 @@ class _Code:
     def store(self, value: Any, pointer: Any) -> None:
         target = self.builder.bitcast(pointer, value.type.as_pointer())
         self.builder.store(value, target).align = 4 if value.type == _NUMBERS else self.size
+
+    def stream(self, value: Any, pointer: Any) -> None:
+        """Store past the caches: whole lines are not read before they are written. Wants them aligned."""
+        target = self.builder.bitcast(pointer, value.type.as_pointer())
+        stored = self.builder.store(value, target)
+        stored.align = value.type.count * self.size
+        once = self.builder.module.add_metadata([_NUMBER(1)])
+        stored.set_metadata("nontemporal", once)
 
     def constant(self, value: float, vector: ir.VectorType | None = None) -> Any:
         vector = vector or self.column
@@ -125,6 +150,22 @@ class _Code:
     def entry(self, n: Any, step: Any, first: Any) -> Any:
         """Where line n of a table goes on in column `first`."""
         return self.builder.add(first, self.builder.mul(n, step))
+
+    def ask(self, soon: Any, r: Any, loop: Any, dim: int) -> None:
+        """Ask memory for a share of row r of `soon`, in a loop's first passes; where there is none, nothing happens.
+
+        A few lines at a time between other work: of many at once most are dropped.
+        """
+        memory, first, stride = soon
+        line = LINE // self.size
+        lines = -(-dim // line)
+        share = -(-lines // _PASSES)
+        begin = self.least(self.builder.mul(loop.index, _INDEX(share)), _INDEX(lines - share))
+        row = self.at(memory, self.entry(r, stride, first), self.builder.mul(begin, _INDEX(line)))
+        reading, near, data = _NUMBER(0), _NUMBER(3), _NUMBER(1)
+        for n in range(share):
+            place = self.builder.bitcast(self.at(row, n * line), ir.IntType(8).as_pointer())
+            self.call("prefetch.p0", ir.VoidType(), place, reading, near, data)
 
     def row(self, memory: Any, base: Any, table: Any, entry: Any) -> Any:
         """A pointer to the row that an entry of a table names."""
@@ -216,15 +257,18 @@ def _sums(code: _Code, rows: Callable[[int], list[Any]], first: int, count: int)
 
 
 @intrinsic
-def dots(typing_context, lanes, a, i, rows_a, b, j, rows_b, o, step, count, out):  # type: ignore[no-untyped-def]
+def dots(  # type: ignore[no-untyped-def]
+    typing_context, lanes, a, i, rows_a, b, j, rows_b, o, step, count, out, soon, s
+):  # fmt: skip
     """out[e] = (a's row at i + rows_a[o + r]) . (b's row at j + rows_b[e]), e = o + n * step + r, n < count.
 
     Two n at a time, since loading a's row is half the work: an odd count writes one line more.
+    Asks memory for rows s + r of `soon`.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(context, builder, signature, args)
-        _, a, i, rows_a, b, j, rows_b, o, step, count, out = code.args
+        _, a, i, rows_a, b, j, rows_b, o, step, count, out, soon, s = code.args
         dim = 8 * len(lanes)
         vector = code.part(dim)
         starts = [code.row(a, i, rows_a, builder.add(o, _INDEX(r))) for r in range(LANES)]
@@ -236,6 +280,7 @@ def dots(typing_context, lanes, a, i, rows_a, b, j, rows_b, o, step, count, out)
             def products(r: int) -> list[Any]:
                 keys = [code.row(b, j, rows_b, builder.add(line, _INDEX(r))) for line in lines]
                 totals: list[Any] = []
+                code.ask(soon, builder.add(s, _INDEX(r)), loop, dim)
                 for d in range(0, dim, vector.count):
                     x = code.load(vector, code.at(starts[r], d))
                     ys = [code.load(vector, code.at(key, d)) for key in keys]
@@ -254,7 +299,7 @@ def dots(typing_context, lanes, a, i, rows_a, b, j, rows_b, o, step, count, out)
         return code.nothing
 
     given = (lanes, a, _whole, rows_a, b, _whole, rows_b, _whole, _whole, _whole, out)
-    return types.none(*given), generate
+    return types.none(*given, soon, _whole), generate
 
 
 def _rows_at_once(dim: int, size: int) -> int:
@@ -275,15 +320,19 @@ def height(typing_context, lanes, p):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def weigh(typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, left, more):  # type: ignore[no-untyped-def]
+def weigh(  # type: ignore[no-untyped-def]
+    typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, left, how, soon, s
+):  # fmt: skip
     """out's row at o + r * stride = sum over n < count of p[e] * (b's row at j + rows[e]), e = i + n * step + r.
 
-    For r below `height` and `left`; `more` adds to what stands there.
+    For r below `height` and `left`; `how` is WRITE, ADD to what stands there or STREAM, for whole
+    lines of memory that nobody reads soon. Asks memory for rows s + r of `soon`, if it is not None.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(context, builder, signature, args)
-        _, p, rows, i, step, count, b, j, out, o, stride, left, more = code.args
+        _, p, rows, i, step, count, b, j, out, o, stride, left, how, soon, s = code.args
+        asked = signature.args[-2] != types.none
         dim = 8 * len(lanes)
         vector = code.part(dim)
         zero, parts = code.constant(0.0, vector), range(0, dim, vector.count)
@@ -301,6 +350,8 @@ def weigh(typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, 
                     entry = builder.add(line, _INDEX(r))
                     factor = code.splat(builder.load(code.at(p, entry)), vector)
                     row = code.row(b, j, rows, entry)
+                    if asked:
+                        code.ask(soon, builder.add(s, _INDEX(r)), loop, dim)
                     for d, total in zip(parts, totals):
                         x = code.load(vector, code.at(row, d))
                         builder.store(code.fma(factor, x, builder.load(total)), total)
@@ -308,16 +359,22 @@ def weigh(typing_context, lanes, p, rows, i, step, count, b, j, out, o, stride, 
                 for total, term in zip(totals, terms_of):
                     builder.store(builder.fadd(builder.load(total), builder.load(term)), total)
                     builder.store(zero, term)
+
+        def add(value: Any, pointer: Any) -> None:
+            code.store(builder.fadd(code.load(vector, pointer), value), pointer)
+
+        ways = {WRITE: code.store, ADD: add, STREAM: code.stream}
         for r, totals in enumerate(sums):
             with builder.if_then(builder.icmp_signed("<", _INDEX(r), left), likely=True):
                 target = code.at(out, code.entry(_INDEX(r), stride, o))
-                for d, total in zip(parts, totals):
-                    old = builder.select(more, code.load(vector, code.at(target, d)), zero)
-                    code.store(builder.fadd(builder.load(total), old), code.at(target, d))
+                for wanted, store in ways.items():
+                    with builder.if_then(builder.icmp_signed("==", how, _INDEX(wanted))):
+                        for d, total in zip(parts, totals):
+                            store(builder.load(total), code.at(target, d))
         return code.nothing
 
     given = (lanes, p, rows, _whole, _whole, _whole, b, _whole, out, _whole, _whole, _whole)
-    return types.none(*given, types.boolean), generate
+    return types.none(*given, _whole, soon, _whole), generate
 
 
 def _exp(code: _Code, x: Any) -> Any:
@@ -352,12 +409,18 @@ def _exp(code: _Code, x: Any) -> Any:
 
 
 @intrinsic
-def softmax(typing_context, score, i, step, count, reach, r, scale, slope, p):  # type: ignore[no-untyped-def]
-    """p[i + n * step ..] = softmax over n < count of scale * score - slope * n, 0 from n = reach[r ..] on."""
+def softmax(  # type: ignore[no-untyped-def]
+    typing_context, lanes, score, i, step, count, reach, r, scale, slope, p, soon, s
+):  # fmt: skip
+    """p[i + n * step ..] = softmax over n < count of scale * score - slope * n, 0 from n = reach[r ..] on.
+
+    Asks memory for rows s .. s + 15 of `soon`.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(context, builder, signature, args)
-        score, i, step, count, reach, r, scale, slope, p = code.args
+        _, score, i, step, count, reach, r, scale, slope, p, soon, s = code.args
+        dim = 8 * len(lanes)
         scale, fall = code.splat(scale, code.column), code.splat(builder.fneg(slope), code.column)
         seen_of = code.load(_NUMBERS, code.at(reach, r))
         zero, never = code.constant(0.0), code.constant(-math.inf)
@@ -377,6 +440,9 @@ def softmax(typing_context, score, i, step, count, reach, r, scale, slope, p):  
             code.store(x, code.at(p, entry))
         with code.loop(count) as loop:
             line = code.at(p, code.entry(code.farthest_first(loop.index, count), step, i))
+            with builder.if_then(builder.icmp_signed("<", loop.index, _INDEX(_PASSES))):
+                for row in range(LANES):
+                    code.ask(soon, builder.add(s, _INDEX(row)), loop, dim)
             x = _exp(code, builder.fsub(code.load(code.column, line), builder.load(top)))
             builder.store(builder.fadd(x, builder.load(total)), total)
             code.store(x, line)
@@ -387,8 +453,8 @@ def softmax(typing_context, score, i, step, count, reach, r, scale, slope, p):  
             code.store(builder.select(seen(loop.index), x, zero), line)
         return code.nothing
 
-    given = (score, _whole, _whole, _whole, reach, _whole, score.dtype, score.dtype, p)
-    return types.none(*given), generate
+    given = (lanes, score, _whole, _whole, _whole, reach, _whole, score.dtype, score.dtype, p)
+    return types.none(*given, soon, _whole), generate
 
 
 @intrinsic
@@ -428,18 +494,11 @@ def softmax_gradient(typing_context, p, dp, i, step, count, reach, r, scale, ds,
 
 
 @intrinsic
-def ahead(typing_context, lanes, a, i, stride):  # type: ignore[no-untyped-def]
-    """Ask memory for sixteen rows that will be read soon; where there is none, nothing happens."""
+def publish(typing_context):  # type: ignore[no-untyped-def]
+    """Rows that were streamed are there for other threads too."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args)
-        _, a, i, stride = code.args
-        reading, soon, data = _NUMBER(0), _NUMBER(3), _NUMBER(1)
-        for r in range(LANES):
-            row = code.at(a, code.entry(_INDEX(r), stride, i))
-            for d in range(0, 8 * len(lanes), _LINE // code.size):
-                line = builder.bitcast(code.at(row, d), ir.IntType(8).as_pointer())
-                code.call("prefetch.p0", ir.VoidType(), line, reading, soon, data)
-        return code.nothing
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
 
-    return types.none(lanes, a, _whole, _whole), generate
+    return types.none(), generate

@@ -17,30 +17,32 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from flexattn.attention import lanes
+from flexattn.attention import lanes, team
 from flexattn.attention.lanes import (
+    ADD,
     LANES,
-    ahead,
+    Soon,
     dots,
     height,
     place,
+    publish,
     see,
     softmax,
     softmax_gradient,
     weigh,
 )
+from flexattn.attention.team import shared
 
-__all__ = ["Rows", "Work", "backward", "forward"]
+__all__ = ["BACKWARD", "FORWARD", "Pass", "Rows", "Work"]
 
-_TILE = 128  # queries of a tile: every tile begins by waiting for memory
+_TILE = 128  # queries of a tile
 _SCORES = 4096  # entries of a table, to stay in the nearest cache
-_AHEAD = 32  # rows that memory is asked for in advance
 
-_LANES_SOURCE = Path(lanes.__file__).read_bytes()
+_SOURCES = b"".join(Path(str(module.__file__)).read_bytes() for module in (lanes, team))
 
 
 def _compiled(**options: Any) -> Any:
-    """Compile without the interpreter lock; kept on disk until this file or `lanes` changes.
+    """Compile without the interpreter lock; kept on disk until this file, `lanes` or `team` changes.
 
     Numba itself looks at a function's own file alone.
     """
@@ -52,7 +54,7 @@ def _compiled(**options: Any) -> Any:
         except RuntimeError:  # no folder to keep it in: compiled in every process
             return njit(**options)(function)
         index = dispatcher._cache._cache_file
-        digest = hashlib.sha256(_LANES_SOURCE).hexdigest()
+        digest = hashlib.sha256(_SOURCES).hexdigest()
         index._source_stamp = (index._source_stamp, digest)
         return dispatcher
 
@@ -79,6 +81,8 @@ class Work(NamedTuple):
     length: int
     bound: int  # keys that any query sees at most
     stretch: int  # positions of an item
+    once: int  # how outputs and dq are stored: WRITE or STREAM
+    keys_once: int  # and what a key's gradient begins with
 
 
 class _Tile(NamedTuple):
@@ -107,6 +111,24 @@ def _item(work, item):  # type: ignore[no-untyped-def]
     pair, begin = item // parts, item % parts * work.stretch
     end = min(begin + work.stretch, work.length)
     return pair // work.kv_heads, pair % work.kv_heads, begin, end
+
+
+@_compiled(forceinline=True)
+def _next(work, item, h, start, stop, width):  # type: ignore[no-untyped-def]
+    """Batch, key-value head, query head and start of the tile that comes after this one."""
+    b, kv, begin, _ = _item(work, item)
+    if start + width < stop:
+        return b, kv, h, start + width
+    if h + 1 < (kv + 1) * work.group:
+        return b, kv, h + 1, begin
+    b, kv, begin, _ = _item(work, item + 1)
+    return b, kv, kv * work.group, begin
+
+
+@_compiled(forceinline=True)
+def _soon(x, c, b, h, start):  # type: ignore[no-untyped-def]
+    """Rows of x from `start` on."""
+    return Soon(x.memory, _base(x, c, b, h) + start * x.row, x.row)
 
 
 @_compiled(forceinline=True)
@@ -154,35 +176,38 @@ def _place_queries(tile, reach, c, x, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled(forceinline=True)
-def _products(lanes, tile, a, base_a, rows_a, b, base_b, rows_b, out):  # type: ignore[no-untyped-def]
+def _products(  # type: ignore[no-untyped-def]
+    lanes, tile, a, base_a, rows_a, b, base_b, rows_b, out, soon
+):  # fmt: skip
     """Of each query's row of a with its keys' rows of b."""
-    for i in range(LANES, LANES + tile.rows, LANES):
-        t = tile.start + i - LANES + _AHEAD
-        ahead(lanes, a.memory, base_a + t * a.row, a.row)
-        ahead(lanes, b.memory, base_b + t * b.row, b.row)
+    for r in range(0, tile.rows, LANES):
         dots(
-            lanes, a.memory, base_a, rows_a, b.memory, base_b, rows_b, i, tile.step, tile.most, out
+            lanes, a.memory, base_a, rows_a, b.memory, base_b, rows_b, LANES + r, tile.step,
+            tile.most, out, soon, r,
         )  # fmt: skip
 
 
 @_compiled(forceinline=True)
-def _sum_keys(lanes, tile, p, b, base_b, rows_b, end, out, base):  # type: ignore[no-untyped-def]
+def _sum_keys(  # type: ignore[no-untyped-def]
+    lanes, tile, p, b, base_b, rows_b, end, out, base, how, soon
+):  # fmt: skip
     """Row t of out = sum over its keys of p * b's row, for the tile's queries before `end`."""
     rows = min(tile.rows, end - tile.start)
     for r in range(0, rows, height(lanes, p)):
         weigh(
             lanes, p, rows_b, LANES + r, tile.step, tile.most, b.memory, base_b,
-            out.memory, base + (tile.start + r) * out.row, out.row, rows - r, False,
+            out.memory, base + (tile.start + r) * out.row, out.row, rows - r, how,
+            soon, r,
         )  # fmt: skip
 
 
 @_compiled(forceinline=True)
 def _sum_queries(  # type: ignore[no-untyped-def]
-    lanes, tile, p, a, base_a, rows_a, begin, end, out, base, more
+    lanes, tile, p, a, base_a, rows_a, begin, end, out, base, how
 ):  # fmt: skip
     """Row s of out = sum over the queries that see key s of p * a's row, for begin <= s < end.
 
-    `more` adds to what stands there; keys of the tile before always have something to add to.
+    `how` they are stored; keys of the tile before always have something to add to.
     """
     side, diagonal = height(lanes, p), tile.step + 1
     low = max(begin, tile.start - tile.most + 1) - tile.start
@@ -192,12 +217,14 @@ def _sum_queries(  # type: ignore[no-untyped-def]
         weigh(
             lanes, p, rows_a, LANES + s + skip * diagonal, diagonal,
             min(tile.most, tile.rows - s) - skip, a.memory, base_a,
-            out.memory, base + (tile.start + s) * out.row, out.row, min(0, high) - s, True,
+            out.memory, base + (tile.start + s) * out.row, out.row, min(0, high) - s, ADD,
+            None, 0,
         )  # fmt: skip
     for s in range(max(low, 0), high, side):
         weigh(
             lanes, p, rows_a, LANES + s, diagonal, min(tile.most, tile.rows - s), a.memory, base_a,
-            out.memory, base + (tile.start + s) * out.row, out.row, high - s, more,
+            out.memory, base + (tile.start + s) * out.row, out.row, high - s, how,
+            None, 0,
         )  # fmt: skip
 
 
@@ -225,14 +252,26 @@ def forward(lanes, work, q, k, v, window, slopes, scale, out, first, last):  # t
             base_q = _base(q, 0, b, h)
             for start in range(begin, end, step - 2 * LANES):
                 tile = _tile(work, window, b, h, start, end, step, reach)
+                nb, nkv, nh, then = _next(work, item, h, start, end, step - 2 * LANES)
+                soon_k, soon_v = _soon(k, 0, nb, nkv, then), _soon(v, 0, nb, nkv, then)
                 _place_queries(tile, reach, work.widest, q, rows_q)
                 _place_keys(tile, reach, work.widest, k, rows_k)
-                _products(lanes, tile, q, base_q, rows_q, k, base_k, rows_k, score)
+                _products(
+                    lanes, tile, q, base_q, rows_q, k, base_k, rows_k, score,
+                    _soon(q, 0, nb, nh, then),
+                )  # fmt: skip
                 for c in range(work.choices):
                     for i in range(LANES, LANES + tile.rows, LANES):
-                        softmax(score, i, step, tile.most, reach, c * step + i, scale, slopes[h], p)
+                        softmax(
+                            lanes, score, i, step, tile.most, reach, c * step + i, scale, slopes[h], p,
+                            soon_k, i - LANES,
+                        )  # fmt: skip
                     _place_keys(tile, reach, c, v, rows_v)
-                    _sum_keys(lanes, tile, p, v, base_v, rows_v, end, out, _base(out, c, b, h))
+                    _sum_keys(
+                        lanes, tile, p, v, base_v, rows_v, end, out, _base(out, c, b, h),
+                        work.once, soon_v,
+                    )  # fmt: skip
+    publish()
 
 
 @_compiled()
@@ -255,25 +294,65 @@ def backward(  # type: ignore[no-untyped-def]
         base_dk, base_dv = _base(dk, 0, b, kv), _base(dv, 0, b, kv)
         for h in range(kv * work.group, (kv + 1) * work.group):
             base_q, base_dq = _base(q, 0, b, h), _base(dq, 0, b, h)
-            more = h > kv * work.group
+            begun = ADD if h > kv * work.group else work.keys_once
             for start in range(begin, stop, step - 2 * LANES):
                 tile = _tile(work, window, b, h, start, stop, step, reach)
+                nb, nkv, nh, then = _next(work, item, h, start, stop, step - 2 * LANES)
+                soon_k, soon_v = _soon(k, 0, nb, nkv, then), _soon(v, 0, nb, nkv, then)
                 _place_queries(tile, reach, work.widest, q, rows_q)
                 _place_keys(tile, reach, work.widest, k, rows_k)
-                _products(lanes, tile, q, base_q, rows_q, k, base_k, rows_k, score)
+                _products(
+                    lanes, tile, q, base_q, rows_q, k, base_k, rows_k, score,
+                    _soon(q, 0, nb, nh, then),
+                )  # fmt: skip
                 for c in range(work.choices):
                     base_do = _base(do, c, b, h)
                     _place_queries(tile, reach, c, do, rows_do)
                     _place_keys(tile, reach, c, v, rows_v)
-                    _products(lanes, tile, do, base_do, rows_do, v, base_v, rows_v, dp)
+                    _products(
+                        lanes, tile, do, base_do, rows_do, v, base_v, rows_v, dp,
+                        _soon(do, c, nb, nh, then),
+                    )  # fmt: skip
                     # LANES past the last query too: what another tile left there becomes 0
                     for i in range(LANES, min(tile.rows + 2 * LANES, step - LANES), LANES):
                         at = c * step + i
-                        softmax(score, i, step, tile.most, reach, at, scale, slopes[h], p)
+                        softmax(
+                            lanes, score, i, step, tile.most, reach, at, scale, slopes[h], p,
+                            soon_k, i - LANES,
+                        )  # fmt: skip
                         softmax_gradient(p, dp, i, step, tile.most, reach, at, scale, ds, c > 0)
                     _sum_queries(
                         lanes, tile, p, do, base_do, rows_do, begin, end, dv, base_dv,
-                        more or c > 0,
+                        ADD if c > 0 else begun,
                     )  # fmt: skip
-                _sum_queries(lanes, tile, ds, q, base_q, rows_q, begin, end, dk, base_dk, more)
-                _sum_keys(lanes, tile, ds, k, base_k, rows_k, end, dq, base_dq)
+                _sum_queries(lanes, tile, ds, q, base_q, rows_q, begin, end, dk, base_dk, begun)
+                _sum_keys(lanes, tile, ds, k, base_k, rows_k, end, dq, base_dq, work.once, soon_v)
+    publish()
+
+
+class Pass(NamedTuple):
+    """A pass as compiled code."""
+
+    some: Any  # (*arguments, first, last): items first .. last - 1, by the thread that calls
+    together: Any  # (start, threads, share, items, arguments): all items, by torch's threads
+
+
+_share_forward, _share_backward = shared(forward), shared(backward)
+
+
+# not two closures of one function: what is kept on disk of those no other process finds again
+
+
+@_compiled()
+def _forward_together(start, threads, share, items, arguments):  # type: ignore[no-untyped-def]
+    if _share_forward(start, threads, share, items, arguments):
+        raise MemoryError
+
+
+@_compiled()
+def _backward_together(start, threads, share, items, arguments):  # type: ignore[no-untyped-def]
+    if _share_backward(start, threads, share, items, arguments):
+        raise MemoryError
+
+
+FORWARD, BACKWARD = Pass(forward, _forward_together), Pass(backward, _backward_together)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flexattn.attention import local, local_attention, local_attention_multi
+from flexattn.attention import banded, local, local_attention, local_attention_multi
 
 
 def rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -138,6 +141,74 @@ def test_threads_change_no_bit() -> None:
             torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
+def results(
+    heads: tuple[int, int], widest: int, outside: bool, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Output and gradients of 300 positions, the same inputs in every call."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one(h: int) -> Tensor:
+        x = torch.randn(3, 300, h, 32, generator=generator, dtype=dtype).transpose(1, 2)
+        return (x if outside else x.contiguous()).requires_grad_()
+
+    x = [one(h) for h in (heads[0], heads[1], heads[1])]
+    window = torch.randint(1, widest + 1, (3, 300), generator=generator)
+    out = local_attention(*x, window, "banded")
+    return [out, *torch.autograd.grad(out.sin().sum(), x)]
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["multi-head", "grouped"])
+@pytest.mark.parametrize("widest", [6, 40])
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_results_written_past_the_caches_are_the_same(
+    heads: tuple[int, int],
+    widest: int,
+    outside: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = results(heads, widest, outside, dtype)
+    monkeypatch.setattr(banded, "_LARGE", 0)
+    past = results(heads, widest, outside, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(kept, past))
+
+
+def test_torchs_own_threads_give_the_bits_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not banded.openmp():
+        pytest.skip("torch's OpenMP here is not GNU's")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        own = results((4, 4), 6, False)
+        monkeypatch.setattr(banded, "openmp", lambda: 0)
+        plain = results((4, 4), 6, False)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(own, plain))
+
+
+AFTER_A_FORK = """
+import os, sys, torch  # whose own operations on several threads a forked process can't use
+from flexattn.attention import local_attention
+
+torch.set_num_threads(2)
+q = torch.randn(4, 4, 256, 32)
+before = local_attention(q, q, q, 6, "banded")
+child = os.fork()
+if child == 0:
+    after = local_attention(q, q, q, 6, "banded")
+    os._exit(0 if (after.numpy() == before.numpy()).all() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_goes_on() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", AFTER_A_FORK]  # newer Pythons warn of forks
+    assert subprocess.run(command, timeout=200, check=False).returncode == 0
 
 
 def test_new_memory_full_of_nan_never_shows() -> None:
