@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from flexattn.agents.networks import Sizes
+from flexattn.agents.prior import CountPrior
 from flexattn.agents.sac import Learner
 from flexattn.config import Config, load_config, resolve_path
 from flexattn.corpus import parse_corpus
@@ -38,6 +39,7 @@ def rows(world: World, config: Config) -> list[StepValues]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     learner = Learner(config, Sizes.of(world), torch.device("cpu"))
+    learner.actor.prior = CountPrior.of(config, world)
     return answer_values(world, learner, QUESTION)
 
 
@@ -86,6 +88,7 @@ def test_rows_are_plain_json_and_the_table_names_every_part(rows: list[StepValue
 
 def test_a_question_of_no_record_is_refused_in_one_line(world: World, config: Config) -> None:
     learner = Learner(config, Sizes.of(world), torch.device("cpu"))
+    learner.actor.prior = CountPrior.of(config, world)
     with pytest.raises(FlexAttnError, match="is no question of the run's corpus") as caught:
         answer_values(world, learner, "什么是天气？")
     assert "\n" not in str(caught.value)

@@ -7,6 +7,6 @@ twins, schedule, watch; sac (the learner over whole answers), cloning and batche
 buffer (experience), checkpoint, ranks (several learners as one).
 One head, flat states: discrete, mlp, dense (layers through oneDNN), row_adam.
 Counted: counting and counting_kernel (stage A's characters), table (its policy), steering (stage
-B).
+B), prior (counts under the network).
 On one GPU: resident (the learner), stream (experience), trunks (networks), rows (legal rows).
 """

@@ -108,7 +108,8 @@ class Actor(nn.Module):
             nn.Linear(hidden // 2, len(env.history_chars)),
         )
         # where a term starts is a matter of question and place, so the cap sees both directly
-        foreseen = 2 * len(env.hit_cap_chars) + 1 if agent.prior == "counts" else 0
+        self.on_counts = agent.prior == "counts"
+        foreseen = 2 * len(env.hit_cap_chars) + 1 if self.on_counts else 0
         self.cap_head = nn.Sequential(
             nn.Linear(hidden + 3 * dim + env.sketch_dim + foreseen, hidden),
             nn.GELU(),
@@ -152,6 +153,12 @@ class Actor(nn.Module):
           fixed: what no window changes.
           expected: terms that the counts expect, [..., 2 |P| + 1]; None: no counts.
         """
+        if (expected is not None) != self.on_counts:
+            raise ValueError(
+                f"cap_logits: expected is {'missing' if self.on_counts else 'given'}, but the "
+                f"actor's agent.prior is {'counts' if self.on_counts else 'none'}; give actor and "
+                f"batches one CountPrior.of(config, world)"
+            )
         context = torch.cat([token, fixed], -1)
         parts = [state, context.expand(*state.shape[:-1], -1)]
         return self.cap_head(torch.cat(parts if expected is None else [*parts, expected], -1))

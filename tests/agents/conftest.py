@@ -23,7 +23,13 @@ def _one_thread() -> None:
 def config() -> Config:
     return load_config(
         "configs/medical.yaml",
-        ["agent.hidden=48", "agent.char_dim=32", "train.threads=1", "train.rollout_answers=6"],
+        [
+            "agent.hidden=48",
+            "agent.char_dim=32",
+            "agent.prior=none",
+            "train.threads=1",
+            "train.rollout_answers=6",
+        ],
     )
 
 

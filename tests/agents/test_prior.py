@@ -138,3 +138,12 @@ def test_a_cloning_batch_has_it_under_the_windows_drawn(world: World, prior: Cou
         batch.window.numpy(), batch.legal,
     )  # fmt: skip
     assert torch.equal(again, batch.prior)
+
+
+def test_counts_that_are_missing_are_named(world: World, config: Config, actor: Actor) -> None:
+    core = Core(world, 1)
+    core.reset()
+    agent = config.agent.model_copy(update={"prior": "counts"})
+    bare = Actor(Sizes.of(world), config.env, agent, config.attention)
+    with pytest.raises(ValueError, match="expected is missing, but the actor's agent.prior is co"):
+        Student(bare)(core.observe(), core.legal_packed(), np.ones(1, bool))

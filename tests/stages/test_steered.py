@@ -96,7 +96,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
 def test_a_newer_stage_that_answers_worse_goes_back_by_itself(
     corpus: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["train.clone_steps=1", "train.sac_steps=1", "stages.least_answers=5"]
+    more = [
+        "agent.prior=none", "train.clone_steps=1", "train.sac_steps=1", "stages.least_answers=5",
+    ]  # fmt: skip
     assert train.main(words(corpus, tmp_path, "c", *more)) == 0
     folder = tmp_path / "serving"
     untaught = RunFolder.open(tmp_path / "stage_c")
