@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from flexattn.agents import policy
-from flexattn.agents.batches import Batches
-from flexattn.agents.cloning import TeacherAnswers
+from flexattn.agents.batches import Batch, Batches
+from flexattn.agents.cloning import CloneBatch, TeacherAnswers
 from flexattn.agents.legal import LegalSets, legal_log_softmax
 from flexattn.agents.masked import ILLEGAL
 from flexattn.agents.networks import Sequence
-from flexattn.agents.sac import Batch, CloneBatch, Learner
+from flexattn.agents.sac import Learner
 from flexattn.assess import ONLINE, Assessment
 from flexattn.config import Config, load_config
 from flexattn.display import Display

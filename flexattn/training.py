@@ -19,13 +19,13 @@ from flexattn.agents import checkpoint as checkpoints
 from flexattn.agents.batches import Batches
 from flexattn.agents.buffer import AnswerBuffer, concatenate
 from flexattn.agents.checkpoint import Checkpoint
-from flexattn.agents.cloning import TeacherAnswers
+from flexattn.agents.cloning import CloneBatch, TeacherAnswers
 from flexattn.agents.decision import Choose
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import NoiseWrites, Student, Teacher, TeacherWrites
 from flexattn.agents.prior import CountPrior
 from flexattn.agents.ranks import ALONE, Ranks
-from flexattn.agents.sac import HEADS, CloneBatch, Learner, Rates
+from flexattn.agents.sac import HEADS, Learner, Rates
 from flexattn.agents.schedule import curriculum, length_probabilities, linear
 from flexattn.agents.watch import CollapseWatch
 from flexattn.audit.writer import RunLog

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from flexattn.agents.batches import Batches
+from flexattn.agents.batches import Batch, Batches
 from flexattn.agents.checkpoint import Checkpoint
 from flexattn.agents.masked import entropy
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import Student
 from flexattn.agents.prior import CountPrior
-from flexattn.agents.sac import Batch, Learner
+from flexattn.agents.sac import Learner
 from flexattn.domain import Domain
 from flexattn.env.core import Core
 from flexattn.env.vocabulary import END

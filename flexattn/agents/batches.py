@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from flexattn.agents.buffer import Answers
 from flexattn.agents.cloning import sequence
 from flexattn.agents.legal import LegalSets
-from flexattn.agents.networks import Foresight
-from flexattn.agents.prior import CountPrior
-from flexattn.agents.sac import Batch
+from flexattn.agents.networks import Foresight, Sequence
+from flexattn.agents.prior import CountPrior, Prior
 from flexattn.env.reward import length_costs
 from flexattn.env.vocabulary import END, PAD, UNK
 from flexattn.env.world import World
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Answers as the learner takes them.
+
+    Attributes:
+      seen: what the actor sees, [B, T + 1].
+      foresight: what critics see besides, [B, T + 1].
+      rows: states that exist, [B, T + 1] bool, M of them.
+      here: indices of the N steps among the M states; the next state is here + 1, [N].
+      legal: A(s) of the M states.
+      taken: character taken, [N] int64.
+      history_choice: index into H, [N] int64.
+      cap_choice: index into P, [N] int64.
+      char_reward: base + eta1 chi_soft, [N].
+      history_cost: cost of every Lh, [|H|].
+      cap_reward: eta2 ler - cost for every Lp, [N, |P|].
+      terminated: the step ended the answer, [N] bool.
+      teacher: pair of the teacher's character in `legal`, [M] int64.
+      accepted: a step was taken here and the teacher's character is legal, [M] bool.
+      prior: what the counts say under every Lh; None: no counts are under the network.
+    """
+
+    seen: Sequence
+    foresight: Foresight
+    rows: Tensor
+    here: Tensor
+    legal: LegalSets
+    taken: Tensor
+    history_choice: Tensor
+    cap_choice: Tensor
+    char_reward: Tensor
+    history_cost: Tensor
+    cap_reward: Tensor
+    terminated: Tensor
+    teacher: Tensor
+    accepted: Tensor
+    prior: Prior | None = None
 
 
 class Batches:

@@ -10,20 +10,47 @@ Source: DAgger, Ross et al. 2011, arXiv:1011.0686.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Sequence
 from flexattn.agents.prior import CountPrior
-from flexattn.agents.sac import CloneBatch
 from flexattn.env.mask import MaskTables, fill_legal
 from flexattn.env.sketch import sketch_sequence
 from flexattn.env.tables import AnswerTables
 from flexattn.env.vocabulary import END, PAD
 from flexattn.lexicon.compiled import compiled
+
+
+@dataclass(frozen=True)
+class CloneBatch:
+    """Teacher answers with noise in their history.
+
+    Attributes:
+      seen: what the actor sees, [B, T].
+      window: one Lh a position, [B, T] int32.
+      rows: positions that exist, [B, T] bool.
+      legal: A(s) of those positions.
+      teacher: pair of the teacher's character in `legal`, [N] int64.
+      accepted: it is legal there, [N] bool.
+      share: the teacher's probability of every legal pair, [J], each state's sum is 1; None: all
+        of it on `teacher`.
+      prior: log p_counts of every legal pair, [J], see `CountPrior`; None: there is none.
+    """
+
+    seen: Sequence
+    window: Tensor
+    rows: Tensor
+    legal: LegalSets
+    teacher: Tensor
+    accepted: Tensor
+    share: Tensor | None = None
+    prior: Tensor | None = None
 
 
 @compiled(allocates=True)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from flexattn.agents import losses
-from flexattn.agents.legal import LegalSets, legal_log_softmax
+from flexattn.agents.batches import Batch
+from flexattn.agents.cloning import CloneBatch
+from flexattn.agents.legal import legal_log_softmax
 from flexattn.agents.masked import entropy, masked_log_softmax
-from flexattn.agents.networks import Actor, Critics, Features, Foresight, Sequence, Sizes
-from flexattn.agents.prior import Prior
+from flexattn.agents.networks import Actor, Critics, Features, Sizes
 from flexattn.agents.ranks import ALONE, Ranks
 from flexattn.agents.sampled import Draws, draw, sampled_objective, sampled_values
 from flexattn.agents.schedule import zipf_probabilities
@@ -28,71 +29,6 @@ from flexattn.agents.twins import follow
 from flexattn.config import Config
 
 HEADS = ("history", "cap", "char")
-
-
-@dataclass(frozen=True)
-class CloneBatch:
-    """Teacher answers with noise in their history.
-
-    Attributes:
-      seen: what the actor sees, [B, T].
-      window: one Lh a position, [B, T] int32.
-      rows: positions that exist, [B, T] bool.
-      legal: A(s) of those positions.
-      teacher: pair of the teacher's character in `legal`, [N] int64.
-      accepted: it is legal there, [N] bool.
-      share: the teacher's probability of every legal pair, [J], each state's sum is 1; None: all
-        of it on `teacher`.
-      prior: log p_counts of every legal pair, [J], see `CountPrior`; None: there is none.
-    """
-
-    seen: Sequence
-    window: Tensor
-    rows: Tensor
-    legal: LegalSets
-    teacher: Tensor
-    accepted: Tensor
-    share: Tensor | None = None
-    prior: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Answers as the learner takes them.
-
-    Attributes:
-      seen: what the actor sees, [B, T + 1].
-      foresight: what critics see besides, [B, T + 1].
-      rows: states that exist, [B, T + 1] bool, M of them.
-      here: indices of the N steps among the M states; the next state is here + 1, [N].
-      legal: A(s) of the M states.
-      taken: character taken, [N] int64.
-      history_choice: index into H, [N] int64.
-      cap_choice: index into P, [N] int64.
-      char_reward: base + eta1 chi_soft, [N].
-      history_cost: cost of every Lh, [|H|].
-      cap_reward: eta2 ler - cost for every Lp, [N, |P|].
-      terminated: the step ended the answer, [N] bool.
-      teacher: pair of the teacher's character in `legal`, [M] int64.
-      accepted: a step was taken here and the teacher's character is legal, [M] bool.
-      prior: what the counts say under every Lh; None: no counts are under the network.
-    """
-
-    seen: Sequence
-    foresight: Foresight
-    rows: Tensor
-    here: Tensor
-    legal: LegalSets
-    taken: Tensor
-    history_choice: Tensor
-    cap_choice: Tensor
-    char_reward: Tensor
-    history_cost: Tensor
-    cap_reward: Tensor
-    terminated: Tensor
-    teacher: Tensor
-    accepted: Tensor
-    prior: Prior | None = None
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,13 @@ Shapes: K = 2 draws, M states, C = |H|, P = |P|, J legal pairs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from flexattn.agents.batches import Batch
 from flexattn.agents.masked import entropy, masked_log_softmax, sample
-
-if TYPE_CHECKING:
-    from flexattn.agents.networks import Actor
-    from flexattn.agents.sac import Batch
+from flexattn.agents.networks import Actor
 
 DRAWS = 2
 

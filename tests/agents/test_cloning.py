@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from flexattn.agents.buffer import AnswerBuffer
-from flexattn.agents.cloning import TeacherAnswers
+from flexattn.agents.cloning import CloneBatch, TeacherAnswers
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import Teacher
-from flexattn.agents.sac import CloneBatch, Learner
+from flexattn.agents.sac import Learner
 from flexattn.config import Config, resolve_path
 from flexattn.corpus import parse_corpus
 from flexattn.env.core import Core

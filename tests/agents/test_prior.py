@@ -145,5 +145,7 @@ def test_counts_that_are_missing_are_named(world: World, config: Config, actor: 
     core.reset()
     agent = config.agent.model_copy(update={"prior": "counts"})
     bare = Actor(Sizes.of(world), config.env, agent, config.attention)
-    with pytest.raises(ValueError, match="expected is missing, but the actor's agent.prior is co"):
+    with pytest.raises(
+        ValueError, match=r"expected is missing, but the actor.s agent\.prior is counts"
+    ):
         Student(bare)(core.observe(), core.legal_packed(), np.ones(1, bool))

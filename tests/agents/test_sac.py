@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from flexattn.agents.batches import Batches
+from flexattn.agents.batches import Batch, Batches
 from flexattn.agents.policy import Teacher
-from flexattn.agents.sac import HEADS, Batch, Learner, Rates
+from flexattn.agents.sac import HEADS, Learner, Rates
 from flexattn.agents.schedule import curriculum, linear, zipf_probabilities
 from flexattn.config import Config
 from flexattn.env.core import Core

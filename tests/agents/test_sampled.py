@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from flexattn.agents.batches import Batches
+from flexattn.agents.batches import Batch, Batches
+from flexattn.agents.cloning import CloneBatch
 from flexattn.agents.legal import LegalSets
 from flexattn.agents.networks import Sizes
 from flexattn.agents.policy import Teacher
-from flexattn.agents.sac import HEADS, Batch, CloneBatch, Learner, Rates
+from flexattn.agents.sac import HEADS, Learner, Rates
 from flexattn.agents.sampled import Draws, draw, sampled_objective, sampled_values
 from flexattn.agents.schedule import curriculum
 from flexattn.config import Config
