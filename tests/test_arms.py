@@ -122,7 +122,9 @@ STEPS = {
     "arms/baseline.yaml": ("train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3"),
     "ablations/one-head.yaml": ("train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3"),
     "arms/flex.yaml": (
-        "train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=3",
+        "train.clone_steps=2",
+        "train.warmup_steps=1",
+        "train.sac_steps=3",
         "agent.rollout_noise=0.3",
     ),
 }

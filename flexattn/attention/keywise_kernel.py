@@ -40,7 +40,9 @@ def windowed_fwd_kernel_keywise(  # type: ignore[no-untyped-def]
     sv = D if FLAT else svt
     for g in range(G):
         h = kv * G + g
-        b_q = load_rows(q, place_of(row, b, h, t, sqb, sqh, sqt, D, FLAT), m_n, D, BD).to(tl.float32)
+        b_q = load_rows(q, place_of(row, b, h, t, sqb, sqh, sqt, D, FLAT), m_n, D, BD).to(
+            tl.float32
+        )
         b_q *= scale * LOG2E
         slope = slope_of(slopes, h, m_n) if ALIBI else 0.0
         at_w = b * swb + h * swh + t * swt
@@ -121,7 +123,9 @@ def windowed_bwd_kernel_keywise(  # type: ignore[no-untyped-def]
         scores = ()
         ds = ()
         for j in tl.static_range(BOUND):
-            s = tl.sum(b_q * load_rows(k, at_k - j * sk, m_n & (j < widest), D, BD).to(tl.float32), 1)
+            s = tl.sum(
+                b_q * load_rows(k, at_k - j * sk, m_n & (j < widest), D, BD).to(tl.float32), 1
+            )
             if ALIBI:
                 s -= slope_of(slopes, h, m_n) * j
             scores = scores + (s,)  # type: ignore[assignment]

@@ -13,11 +13,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-TYPO_TERM_CHARS = 3        # a term this long or longer can be misspelt, characters
-LONG_TERM_CHARS = 4        # a hit this long or longer is a long one, characters
-TOP_TERMS = 100            # how many of a catalog's most frequent terms top100_share looks at
+TYPO_TERM_CHARS = 3  # a term this long or longer can be misspelt, characters
+LONG_TERM_CHARS = 4  # a hit this long or longer is a long one, characters
+TOP_TERMS = 100  # how many of a catalog's most frequent terms top100_share looks at
 CJK_RANGES = (
-    (0x3007, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF),
+    (0x3007, 0x3007),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),
 )
 
 
@@ -301,8 +305,8 @@ class Perturbation:
     """
 
     seed: int
-    rate: float                 # share of steps, 0..1
-    chars: Sequence[str]        # the vocabulary's Chinese characters, in a fixed order
+    rate: float  # share of steps, 0..1
+    chars: Sequence[str]  # the vocabulary's Chinese characters, in a fixed order
 
     @classmethod
     def of(cls, seed: int, rate: float, vocabulary: Iterable[str]) -> Perturbation:

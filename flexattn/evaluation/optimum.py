@@ -44,9 +44,7 @@ class Rules:
     def of(cls, weights: Mapping[str, float], train: Sequence[str], config: Config) -> Rules:
         """Count the gate's bigrams over the train answers, as the environment does."""
         length = sum(len(grams(answer)) for answer in train) / len(train) if train else 0.0
-        return cls(
-            weights, gram_weights(train), length, config.lexicon, config.env, config.reward
-        )
+        return cls(weights, gram_weights(train), length, config.lexicon, config.env, config.reward)
 
     @property
     def caps(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from flexattn.evaluation.arms import Arm, Run
 from flexattn.evaluation.rows import REGIMES, Row
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "medical.yaml")
-FOLDER = cast("RunFolder", None)     # nothing here looks into the folder
+FOLDER = cast("RunFolder", None)  # nothing here looks into the folder
 PROMPTS = 10
 STEPS = (1000, 2000, 3000, 4000, 5000, 6000)
 

@@ -69,9 +69,7 @@ def data(tensors: dict[str, np.ndarray]) -> bytes:
     return head + directory + body
 
 
-def test_every_weight_comes_out_under_its_name(
-    data: bytes, tensors: dict[str, np.ndarray]
-) -> None:
+def test_every_weight_comes_out_under_its_name(data: bytes, tensors: dict[str, np.ndarray]) -> None:
     packed = Packed(data)
     assert packed.pieces == PIECES
     assert (packed.bos, packed.pad, packed.eos, packed.unk) == (0, 1, 2, 3)

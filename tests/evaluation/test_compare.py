@@ -80,9 +80,7 @@ def test_steps_at_their_margin_pass_at_most_one_time_in_twenty(seeds: int) -> No
 
 @pytest.mark.parametrize("rounds", [5, 10])
 @pytest.mark.parametrize("tail", ["normal", "heavy"])
-def test_a_wavering_at_its_margin_passes_at_most_one_time_in_twenty(
-    rounds: int, tail: str
-) -> None:
+def test_a_wavering_at_its_margin_passes_at_most_one_time_in_twenty(rounds: int, tail: str) -> None:
     rng = np.random.default_rng(rounds)
     passed, trials = 0, 2000
     for _ in range(trials):

@@ -161,7 +161,7 @@ def test_a_cap_should_open_where_a_term_longer_than_the_shortest_cap_can_hit() -
     places = metrics.opening_places(reference, terms, (2, 3, 4), (3, 4), MARKS)
     assert [i for i, open_ in enumerate(places) if open_] == [2]
     capped = metrics.opening_places(reference, {"奥司他韦"}, (2, 3, 4), (2, 3), MARKS)
-    assert not any(capped)                     # its length is in U, but no cap reaches it
+    assert not any(capped)  # its length is in U, but no cap reaches it
 
 
 def test_history_should_widen_at_a_clause_and_at_a_term() -> None:

@@ -12,7 +12,12 @@ from flexattn.evaluation.optimum import Rules
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "medical.yaml")
 WEIGHTS = {
-    "奥司他韦": 0.9, "神经氨酸酶": 0.8, "神经": 0.3, "抑制剂": 0.6, "流感病毒": 0.7, "病毒": 0.2,
+    "奥司他韦": 0.9,
+    "神经氨酸酶": 0.8,
+    "神经": 0.3,
+    "抑制剂": 0.6,
+    "流感病毒": 0.7,
+    "病毒": 0.2,
 }
 ANSWER = "奥司他韦是作用于神经氨酸酶的抑制剂，抑制剂阻止流感病毒，病毒。"
 OTHERS = ("病毒由核酸和蛋白质组成。", "抑制剂使酶失去活性。")
