@@ -150,9 +150,8 @@ OWN = (
     {
         "run.name": "own", "corpus.path": "own/corpus.jsonl", "lexicon.catalog": "own/catalog.json",
         "agent.hidden": "128", "agent.char_dim": "64", "agent.clone_lr": "4.0e-3",
-        "train.clone_steps": "1200", "train.warmup_steps": "40", "train.sac_steps": "240",
-        "train.evaluate_every": "200", "train.final_answers": "200",
-        "train.checkpoint_every": "400",
+        "train.clone_steps": "300", "train.warmup_steps": "40", "train.sac_steps": "240",
+        "train.final_answers": "200",
     },
 )  # fmt: skip
 
