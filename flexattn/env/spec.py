@@ -158,6 +158,7 @@ GLOSSARY = (
     Name("H", "history_chars", "", "characters", "env.history_chars"),
     Name("P", "hit_cap_chars", "", "characters", "env.hit_cap_chars"),
     Name("tau", "tau", "", "similarity", "env.semantic_gate"),
+    Name("", "reach", "", "characters", "env.guide_reach"),
     Name("k1", "k1", "", "1", "env.gate_k1"),
     Name("b", "b", "", "1", "env.gate_b"),
     Name("mix", "mix", "", "1", "env.gate_mix"),
@@ -173,5 +174,6 @@ GLOSSARY = (
     Name("kappa", "kappa", "", "1", "agent.kappa"),
     Name("beta", "beta", "", "probability", "agent.dagger_beta"),
     Name("rho", "rho", "", "share", "agent.curriculum.rho"),
+    Name("log p_counts", "log_p", "", "nats", "agent.prior"),
     Name("lambda_stab", "stability_weight", "", "reward", "agent.stability_weight"),
 )
