@@ -266,8 +266,8 @@ def _pairs(world: World, orders: int) -> tuple[npt.NDArray[np.uint64], Ids, Floa
 
 
 def _table(hashes: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], Ids]:
-    """An open table of distinct hashes: slots, and the number of the hash in each."""
-    room = 1 << max(4, int(2 * len(hashes) - 1).bit_length())
+    """An open table of distinct hashes, at most three quarters full: slots, the hash's number."""
+    room = 1 << max(4, (4 * len(hashes) // 3).bit_length())
     slots, numbers = np.zeros(room, np.uint64), np.zeros(room, np.int32)
     put(slots, numbers, hashes)
     return slots, numbers

@@ -93,7 +93,7 @@ def _find(keys: Any, values: Any, key: Any) -> Any:
 
 @compiled()
 def put(keys: Any, values: Any, new: Any) -> None:
-    """Put new[n] -> n into an empty table of twice the room or more."""
+    """Put new[n] -> n into an empty table that has room to spare."""
     mask = np.uint64(keys.shape[0] - 1)
     for n in range(new.shape[0]):
         slot = (new[n] >> _ONE) & mask
