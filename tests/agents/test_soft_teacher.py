@@ -12,8 +12,8 @@ from flexattn import replay, train
 from flexattn.config import resolve_path
 
 SMALL = [
-    "reward.soft=teacher", "train.threads=1", "agent.hidden=16", "agent.char_dim=16",
-    "agent.buffer_answers=16", "attention.heads=2", "attention.kv_heads=2",
+    "reward.soft=teacher", "agent.prior=none", "train.threads=1", "agent.hidden=16",
+    "agent.char_dim=16", "agent.buffer_answers=16", "attention.heads=2", "attention.kv_heads=2",
     "train.clone_steps=2", "train.warmup_steps=1", "train.sac_steps=2",
     "train.clone_batch_answers=2", "train.batch_answers=2", "train.rollout_answers=4",
     "train.rollout_every=2", "train.evaluate_every=100", "train.final_answers=1",
